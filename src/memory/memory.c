@@ -1,0 +1,406 @@
+/* Guest-physical address space. See memory.h for the model.
+ *
+ * Ports: a table of 65,536 bytes names for each port the entry in `port_ranges` that claims it; 0 is nobody. MMIO and
+ * ROM ranges are few (tens), kept in an array newest first and searched linearly: the CPU caches what it finds. */
+#define _GNU_SOURCE
+#include "memory/memory.h"
+
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include "base/check.h"
+
+#define MAX_PORT_RANGES 254
+#define MAX_RANGES 64
+
+struct port_range {
+    const struct io_ops *ops;
+    void *dev;
+    uint16_t first;
+    uint16_t count;
+};
+
+struct range {
+    gpa_t base;
+    uint64_t size;
+    const struct io_ops *ops; /* NULL for a ROM */
+    void *dev;
+    uint8_t *rom;
+};
+
+struct memory {
+    uint64_t ram_size;
+    int fd;
+    uint8_t *ram;
+    uint8_t *page_flags; /* one byte a RAM page */
+    struct log *log;
+    void (*written)(void *opaque, uint64_t gpfn);
+    void *written_opaque;
+    uint64_t generation;
+    unsigned range_count;
+    struct range ranges[MAX_RANGES]; /* newest first */
+    uint8_t port_owner[65536];       /* index into port_ranges plus 1 */
+    struct port_range port_ranges[MAX_PORT_RANGES];
+};
+
+struct memory *memory_create(uint64_t ram_size, struct log *log, struct error *err)
+{
+    if (ram_size < 64 * KiB || ram_size > MEMORY_RAM_MAX || ram_size % PAGE_SIZE != 0) {
+        error_set(err, "%" PRIu64 " bytes of guest memory are not possible (64 KiB to %llu GiB, whole pages)", ram_size,
+                  MEMORY_RAM_MAX / GiB);
+        return NULL;
+    }
+    struct memory *memory = calloc(1, sizeof *memory);
+    if (memory == NULL) {
+        error_set(err, "out of memory");
+        return NULL;
+    }
+    memory->ram_size = ram_size;
+    memory->log = log;
+    memory->ram = MAP_FAILED;
+    memory->page_flags = MAP_FAILED;
+    memory->fd = memfd_create("ring3-ram", MFD_CLOEXEC);
+    if (memory->fd < 0 || ftruncate(memory->fd, (off_t)ram_size) != 0)
+        goto fail;
+    memory->ram = mmap(NULL, ram_size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE, memory->fd, 0);
+    if (memory->ram == MAP_FAILED)
+        goto fail;
+    memory->page_flags = mmap(NULL, ram_size >> PAGE_SHIFT, PROT_READ | PROT_WRITE,
+                              MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (memory->page_flags == MAP_FAILED)
+        goto fail;
+    return memory;
+fail:
+    error_set(err, "the host cannot give %" PRIu64 " MiB of guest memory: %m; choose a smaller -m", ram_size / MiB);
+    memory_destroy(memory);
+    return NULL;
+}
+
+void memory_destroy(struct memory *memory)
+{
+    if (memory == NULL)
+        return;
+    if (memory->page_flags != MAP_FAILED)
+        munmap(memory->page_flags, memory->ram_size >> PAGE_SHIFT);
+    if (memory->ram != MAP_FAILED)
+        munmap(memory->ram, memory->ram_size);
+    if (memory->fd >= 0)
+        close(memory->fd);
+    free(memory);
+}
+
+uint64_t memory_ram_size(const struct memory *memory)
+{
+    return memory->ram_size;
+}
+
+int memory_fd(const struct memory *memory)
+{
+    return memory->fd;
+}
+
+uint8_t *memory_ram_base(struct memory *memory)
+{
+    return memory->ram;
+}
+
+uint64_t memory_generation(const struct memory *memory)
+{
+    return memory->generation;
+}
+
+/* Offset into the memfd of the RAM byte at `gpa`, or UINT64_MAX. */
+static uint64_t ram_offset(const struct memory *memory, gpa_t gpa)
+{
+    uint64_t low = memory->ram_size < MEMORY_LOW_MAX ? memory->ram_size : MEMORY_LOW_MAX;
+    if (gpa < low)
+        return gpa;
+    if (gpa >= MEMORY_HIGH_BASE && gpa - MEMORY_HIGH_BASE < memory->ram_size - low)
+        return gpa - MEMORY_HIGH_BASE + low;
+    return UINT64_MAX;
+}
+
+static struct range *range_find(const struct memory *memory, gpa_t gpa)
+{
+    for (unsigned i = 0; i < memory->range_count; i++) {
+        const struct range *range = &memory->ranges[i];
+        if (gpa >= range->base && gpa - range->base < range->size)
+            return (struct range *)range;
+    }
+    return NULL;
+}
+
+struct page_backing memory_page(struct memory *memory, gpa_t gpa)
+{
+    gpa &= ~PAGE_OFFSET_MASK;
+    struct range *range = range_find(memory, gpa);
+    if (range != NULL && range->ops != NULL)
+        return (struct page_backing){.kind = PAGE_MMIO};
+    if (range != NULL)
+        return (struct page_backing){.kind = PAGE_ROM, .hva = range->rom + (gpa - range->base)};
+    uint64_t offset = ram_offset(memory, gpa);
+    if (offset == UINT64_MAX)
+        return (struct page_backing){.kind = PAGE_NONE};
+    return (struct page_backing){
+        .kind = PAGE_RAM, .hva = memory->ram + offset, .flags = memory->page_flags + (offset >> PAGE_SHIFT)};
+}
+
+uint8_t *memory_ram(struct memory *memory, gpa_t gpa, uint64_t size)
+{
+    uint64_t first = ram_offset(memory, gpa);
+    if (first == UINT64_MAX)
+        return NULL;
+    if (size > 0) {
+        if (gpa + (size - 1) < gpa)
+            return NULL;
+        uint64_t last = ram_offset(memory, gpa + (size - 1));
+        if (last == UINT64_MAX || last - first != size - 1)
+            return NULL;
+        for (unsigned i = 0; i < memory->range_count; i++) {
+            const struct range *range = &memory->ranges[i];
+            if (gpa < range->base + range->size && range->base < gpa + size)
+                return NULL;
+        }
+    }
+    return memory->ram + first;
+}
+
+static bool all_memory(struct memory *memory, gpa_t gpa, uint64_t size)
+{
+    if (size != 0 && gpa + (size - 1) < gpa)
+        return false;
+    for (uint64_t done = 0; done < size;) {
+        struct page_backing page = memory_page(memory, gpa + done);
+        if (page.kind != PAGE_RAM && page.kind != PAGE_ROM)
+            return false;
+        done += PAGE_SIZE - ((gpa + done) & PAGE_OFFSET_MASK);
+    }
+    return true;
+}
+
+bool memory_read(struct memory *memory, gpa_t gpa, void *buffer, uint64_t size)
+{
+    if (!all_memory(memory, gpa, size))
+        return false;
+    for (uint64_t done = 0; done < size;) {
+        uint64_t offset = (gpa + done) & PAGE_OFFSET_MASK;
+        uint64_t n = PAGE_SIZE - offset < size - done ? PAGE_SIZE - offset : size - done;
+        memcpy((uint8_t *)buffer + done, memory_page(memory, gpa + done).hva + offset, n);
+        done += n;
+    }
+    return true;
+}
+
+bool memory_write(struct memory *memory, gpa_t gpa, const void *buffer, uint64_t size)
+{
+    if (!all_memory(memory, gpa, size))
+        return false;
+    for (uint64_t done = 0; done < size;) {
+        uint64_t offset = (gpa + done) & PAGE_OFFSET_MASK;
+        uint64_t n = PAGE_SIZE - offset < size - done ? PAGE_SIZE - offset : size - done;
+        struct page_backing page = memory_page(memory, gpa + done);
+        if (page.kind == PAGE_RAM) {
+            memcpy(page.hva + offset, (const uint8_t *)buffer + done, n);
+            if (*page.flags & PAGE_WATCHED)
+                memory_notify_written(memory, (gpa + done) >> PAGE_SHIFT);
+        }
+        done += n;
+    }
+    return true;
+}
+
+static bool range_insert(struct memory *memory, struct range range, struct error *err)
+{
+    if (range.size == 0 || (range.base | range.size) & PAGE_OFFSET_MASK || range.base + (range.size - 1) < range.base)
+        return error_set(err, "memory range %#" PRIx64 "+%#" PRIx64 " is not made of whole pages", range.base,
+                         range.size);
+    if (memory->range_count == MAX_RANGES)
+        return error_set(err, "more than %d memory ranges are mapped", MAX_RANGES);
+    memmove(&memory->ranges[1], &memory->ranges[0], memory->range_count * sizeof range);
+    memory->ranges[0] = range;
+    memory->range_count++;
+    memory->generation++;
+    return true;
+}
+
+bool memory_map_mmio(struct memory *memory, gpa_t base, uint64_t size, const struct io_ops *ops, void *dev,
+                     struct error *err)
+{
+    return range_insert(memory, (struct range){.base = base, .size = size, .ops = ops, .dev = dev}, err);
+}
+
+bool memory_map_rom(struct memory *memory, gpa_t base, uint64_t size, uint8_t *bytes, struct error *err)
+{
+    return range_insert(memory, (struct range){.base = base, .size = size, .rom = bytes}, err);
+}
+
+void memory_unmap(struct memory *memory, gpa_t base)
+{
+    for (unsigned i = 0; i < memory->range_count; i++) {
+        if (memory->ranges[i].base == base) {
+            memory->range_count--;
+            memmove(&memory->ranges[i], &memory->ranges[i + 1], (memory->range_count - i) * sizeof(struct range));
+            memory->generation++;
+            return;
+        }
+    }
+}
+
+bool memory_map_ports(struct memory *memory, uint16_t port, unsigned count, const struct io_ops *ops, void *dev,
+                      struct error *err)
+{
+    if (count == 0 || port + count > 65536)
+        return error_set(err, "port range %#x+%u is not possible", port, count);
+    for (unsigned i = 0; i < MAX_PORT_RANGES; i++) {
+        struct port_range *range = &memory->port_ranges[i];
+        if (range->ops == NULL) {
+            *range = (struct port_range){.ops = ops, .dev = dev, .first = port, .count = (uint16_t)count};
+            memset(&memory->port_owner[port], (int)i + 1, count);
+            return true;
+        }
+    }
+    return error_set(err, "more than %d port ranges are mapped", MAX_PORT_RANGES);
+}
+
+void memory_unmap_ports(struct memory *memory, uint16_t port, unsigned count)
+{
+    for (unsigned i = 0; i < MAX_PORT_RANGES; i++) {
+        struct port_range *range = &memory->port_ranges[i];
+        if (range->ops == NULL || range->first != port || range->count != count)
+            continue;
+        range->ops = NULL;
+        for (unsigned p = port; p < port + count; p++)
+            if (memory->port_owner[p] == i + 1)
+                memory->port_owner[p] = 0;
+        return;
+    }
+}
+
+static uint64_t ones(unsigned size)
+{
+    return size >= 8 ? UINT64_MAX : (1ull << (8 * size)) - 1;
+}
+
+static uint64_t ops_read(const struct io_ops *ops, void *dev, uint64_t offset, unsigned size)
+{
+    return ops->read == NULL ? ones(size) : ops->read(dev, offset, size) & ones(size);
+}
+
+static void ops_write(const struct io_ops *ops, void *dev, uint64_t offset, unsigned size, uint64_t value)
+{
+    if (ops->write != NULL)
+        ops->write(dev, offset, size, value & ones(size));
+}
+
+uint64_t memory_mmio_read(struct memory *memory, gpa_t gpa, unsigned size)
+{
+    struct range *range = range_find(memory, gpa);
+    if (range != NULL && range->ops != NULL && gpa - range->base + size <= range->size)
+        return ops_read(range->ops, range->dev, gpa - range->base, size);
+    uint64_t value = ones(size);
+    if (memory_read(memory, gpa, &value, size))
+        return value;
+    if (size > 1 && (range != NULL || range_find(memory, gpa + size - 1) != NULL)) {
+        value = 0;
+        for (unsigned i = 0; i < size; i++)
+            value |= memory_mmio_read(memory, gpa + i, 1) << (8 * i);
+        return value;
+    }
+    log_info(memory->log, "guest read %u bytes at %#" PRIx64 ", where nothing is", size, gpa);
+    return ones(size);
+}
+
+void memory_mmio_write(struct memory *memory, gpa_t gpa, unsigned size, uint64_t value)
+{
+    struct range *range = range_find(memory, gpa);
+    if (range != NULL && range->ops != NULL && gpa - range->base + size <= range->size) {
+        ops_write(range->ops, range->dev, gpa - range->base, size, value);
+        return;
+    }
+    if (memory_write(memory, gpa, &value, size))
+        return;
+    if (size > 1 && (range != NULL || range_find(memory, gpa + size - 1) != NULL)) {
+        for (unsigned i = 0; i < size; i++)
+            memory_mmio_write(memory, gpa + i, 1, value >> (8 * i) & 0xff);
+        return;
+    }
+    log_info(memory->log, "guest wrote %#" PRIx64 " (%u bytes) at %#" PRIx64 ", where nothing is", value, size, gpa);
+}
+
+static const struct port_range *port_find(const struct memory *memory, uint16_t port)
+{
+    unsigned owner = memory->port_owner[port];
+    return owner == 0 ? NULL : &memory->port_ranges[owner - 1];
+}
+
+uint32_t memory_port_read(struct memory *memory, uint16_t port, unsigned size)
+{
+    const struct port_range *range = port_find(memory, port);
+    unsigned last = port + size - 1u;
+    if (last <= 0xffff && port_find(memory, (uint16_t)last) == range) {
+        if (range != NULL)
+            return (uint32_t)ops_read(range->ops, range->dev, (uint64_t)port - range->first, size);
+        log_debug(memory->log, "guest read port %#x, where nothing is", port);
+        return (uint32_t)ones(size);
+    }
+    uint32_t value = 0;
+    for (unsigned i = 0; i < size; i++)
+        value |= memory_port_read(memory, (uint16_t)(port + i), 1) << (8 * i);
+    return value;
+}
+
+void memory_port_write(struct memory *memory, uint16_t port, unsigned size, uint32_t value)
+{
+    const struct port_range *range = port_find(memory, port);
+    unsigned last = port + size - 1u;
+    if (last <= 0xffff && port_find(memory, (uint16_t)last) == range) {
+        if (range != NULL)
+            ops_write(range->ops, range->dev, (uint64_t)port - range->first, size, value);
+        else
+            log_debug(memory->log, "guest wrote %#x to port %#x, where nothing is", value, port);
+        return;
+    }
+    for (unsigned i = 0; i < size; i++)
+        memory_port_write(memory, (uint16_t)(port + i), 1, value >> (8 * i) & 0xff);
+}
+
+const char *memory_port_name(const struct memory *memory, uint16_t port)
+{
+    const struct port_range *range = port_find(memory, port);
+    return range != NULL ? range->ops->name : NULL;
+}
+
+const char *memory_mmio_name(const struct memory *memory, gpa_t gpa)
+{
+    struct range *range = range_find(memory, gpa);
+    return range != NULL && range->ops != NULL ? range->ops->name : NULL;
+}
+
+void memory_set_watcher(struct memory *memory, void (*written)(void *opaque, uint64_t gpfn), void *opaque)
+{
+    memory->written = written;
+    memory->written_opaque = opaque;
+}
+
+void memory_watch(struct memory *memory, uint64_t gpfn)
+{
+    struct page_backing page = memory_page(memory, gpfn << PAGE_SHIFT);
+    if (page.kind == PAGE_RAM)
+        __atomic_fetch_or(page.flags, PAGE_WATCHED, __ATOMIC_RELAXED);
+}
+
+void memory_unwatch(struct memory *memory, uint64_t gpfn)
+{
+    struct page_backing page = memory_page(memory, gpfn << PAGE_SHIFT);
+    if (page.kind == PAGE_RAM)
+        __atomic_fetch_and(page.flags, (uint8_t)~PAGE_WATCHED, __ATOMIC_RELAXED);
+}
+
+void memory_notify_written(struct memory *memory, uint64_t gpfn)
+{
+    check(memory->written != NULL);
+    memory->written(memory->written_opaque, gpfn);
+}

@@ -1,0 +1,108 @@
+/* The guest-physical address space: RAM, ROM, memory-mapped devices and I/O ports.
+ *
+ * RAM is one memfd, mapped read-write once. In guest-physical space it lies in two slots, as on a PC:
+ *
+ *     0 .. min(size, 3 GiB)            low RAM   (host offset 0)
+ *     3 GiB .. 4 GiB                   the PCI hole: devices, ROM, local APIC, I/O APIC
+ *     4 GiB .. 4 GiB + (size - 3 GiB)  high RAM  (host offset 3 GiB)
+ *
+ * Holes within low RAM (the VGA window, ROM) are made by mapping devices or ROM over it: a device range
+ * hides RAM below it for the CPU and for DMA alike. All ranges are whole pages except I/O port ranges.
+ *
+ * Whoever caches what it read from RAM (decoded instructions, translated code, shadow page tables) *watches*
+ * the page: `page_flags` of that page gets PAGE_WATCHED, every writer looks at it (memory_write() here, the
+ * CPU's slow path in mmu/), and the watcher is told through the callback, after the write.
+ *
+ * Unclaimed ports and addresses read as ones and swallow writes.
+ *
+ * Threads: mappings change only under the device lock while no vCPU runs, or by the vCPU thread itself. The
+ * accessors of RAM are safe from any thread (guest RAM is racy by nature); device callbacks are to be
+ * called under the device lock.
+ */
+#ifndef RING3_MEMORY_MEMORY_H
+#define RING3_MEMORY_MEMORY_H
+
+#include "base/error.h"
+#include "base/log.h"
+#include "base/types.h"
+
+#define MEMORY_LOW_MAX (3 * GiB)
+#define MEMORY_HIGH_BASE (4 * GiB)
+#define MEMORY_RAM_MAX (512 * GiB)
+
+/* A device's view of one of its ranges: offsets only, sizes 1, 2, 4 (ports) or 1, 2, 4, 8 (memory). The
+ * bus never passes an access that leaves the range; it splits it into bytes. Values are zero-extended; a
+ * read may leave junk above `size`, the bus cuts it off. NULL read gives ones, NULL write swallows. */
+struct io_ops {
+    uint64_t (*read)(void *dev, uint64_t offset, unsigned size);
+    void (*write)(void *dev, uint64_t offset, unsigned size, uint64_t value);
+    const char *name; /* for the log and the counters: "16550A" */
+};
+
+enum page_flag {
+    PAGE_WATCHED = 1, /* tell the watcher about writes */
+};
+
+struct memory;
+
+/* Creates an address space with `ram_size` bytes of RAM (a multiple of 4 KiB, at least 64 KiB, at most
+ * MEMORY_RAM_MAX). The RAM is zero and takes no host memory until touched. */
+struct memory *memory_create(uint64_t ram_size, struct log *log, struct error *err);
+void memory_destroy(struct memory *memory);
+
+uint64_t memory_ram_size(const struct memory *memory);
+int memory_fd(const struct memory *memory);        /* the memfd; still owned by `memory` */
+uint8_t *memory_ram_base(struct memory *memory);   /* the read-write mapping of the whole memfd */
+
+/* Mapping. `dev` and `ops` must outlive the mapping. Overlaps: the newest mapping wins until it is unmapped. False
+ * with a message when the tables are full or the range is malformed. */
+bool memory_map_ports(struct memory *memory, uint16_t port, unsigned count, const struct io_ops *ops, void *dev,
+                      struct error *err);
+bool memory_map_mmio(struct memory *memory, gpa_t base, uint64_t size, const struct io_ops *ops, void *dev,
+                     struct error *err);
+/* A ROM: reads see `bytes` (page-aligned host memory of `size` bytes, kept by the caller), writes are swallowed. */
+bool memory_map_rom(struct memory *memory, gpa_t base, uint64_t size, uint8_t *bytes, struct error *err);
+void memory_unmap_ports(struct memory *memory, uint16_t port, unsigned count);
+void memory_unmap(struct memory *memory, gpa_t base);
+
+/* What backs one guest page. */
+enum page_kind { PAGE_NONE, PAGE_RAM, PAGE_ROM, PAGE_MMIO };
+struct page_backing {
+    enum page_kind kind;
+    uint8_t *hva;       /* RAM and ROM: the page's first byte */
+    uint8_t *flags;     /* RAM: its enum page_flag bits; else NULL */
+};
+struct page_backing memory_page(struct memory *memory, gpa_t gpa);
+
+/* Host pointer to `size` bytes of RAM at `gpa`, or NULL unless they are all RAM and contiguous on the host. Writing
+ * through it bypasses the watcher: for loaders before the machine runs, and for reading. */
+uint8_t *memory_ram(struct memory *memory, gpa_t gpa, uint64_t size);
+
+/* Copies between guest RAM/ROM and a buffer; writes tell the watcher and skip ROM. Never touches devices: false,
+ * with nothing copied, if any byte is neither RAM nor ROM. */
+bool memory_read(struct memory *memory, gpa_t gpa, void *buffer, uint64_t size);
+bool memory_write(struct memory *memory, gpa_t gpa, const void *buffer, uint64_t size);
+
+/* One CPU access to device space (or to anything: RAM and ROM work too). size 1, 2, 4, 8. */
+uint64_t memory_mmio_read(struct memory *memory, gpa_t gpa, unsigned size);
+void memory_mmio_write(struct memory *memory, gpa_t gpa, unsigned size, uint64_t value);
+
+/* One CPU access to I/O ports. size 1, 2, 4. */
+uint32_t memory_port_read(struct memory *memory, uint16_t port, unsigned size);
+void memory_port_write(struct memory *memory, uint16_t port, unsigned size, uint32_t value);
+
+/* Name of the device behind a port or address, or NULL: for counters, traces and messages. */
+const char *memory_port_name(const struct memory *memory, uint16_t port);
+const char *memory_mmio_name(const struct memory *memory, gpa_t gpa);
+
+/* Watching. One watcher a machine; `written` gets the page number (gpa >> 12) and may clear the watch. */
+void memory_set_watcher(struct memory *memory, void (*written)(void *opaque, uint64_t gpfn), void *opaque);
+void memory_watch(struct memory *memory, uint64_t gpfn);
+void memory_unwatch(struct memory *memory, uint64_t gpfn);
+/* Called by whoever has just written to a watched page through a host pointer. */
+void memory_notify_written(struct memory *memory, uint64_t gpfn);
+
+/* A counter that goes up with every change of mappings: caches of memory_page() compare it. */
+uint64_t memory_generation(const struct memory *memory);
+
+#endif
