@@ -2,7 +2,6 @@
  *
  * Ports: a table of 65,536 bytes names for each port the entry in `port_ranges` that claims it; 0 is nobody. MMIO and
  * ROM ranges are few (tens), kept in an array newest first and searched linearly: the CPU caches what it finds. */
-#define _GNU_SOURCE
 #include "memory/memory.h"
 
 #include <inttypes.h>
@@ -74,7 +73,7 @@ struct memory *memory_create(uint64_t ram_size, struct log *log, struct error *e
         goto fail;
     return memory;
 fail:
-    error_set(err, "the host cannot give %" PRIu64 " MiB of guest memory: %m; choose a smaller -m", ram_size / MiB);
+    error_set(err, "the host cannot give %" PRIu64 " MiB of guest memory: %m; choose a smaller -m", (uint64_t)(ram_size / MiB));
     memory_destroy(memory);
     return NULL;
 }
