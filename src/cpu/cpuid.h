@@ -1,0 +1,159 @@
+/* CPU models: what CPUID offers, and so which instructions exist.
+ *
+ * A model is the host's processor cut down to what ring3 has and what `--cpu` asks for. Everything that must know
+ * whether the guest's processor has a feature asks cpu_has(); nothing asks the host.
+ *
+ * `--cpu` syntax, as QEMU users know it: MODEL[,+feature|-feature|feature=on|off]..., MODEL one of `max` (the default:
+ * all that the host and ring3 have), `x86-64-v1`, `x86-64-v2`, `x86-64-v3`, `pentium`, `pentium3`, `486`, `386`;
+ * feature names as in /proc/cpuinfo.
+ */
+#ifndef RING3_CPU_CPUID_H
+#define RING3_CPU_CPUID_H
+
+#include <stdio.h>
+
+#include "base/error.h"
+#include "base/types.h"
+
+struct vcpu;
+
+enum cpuid_word {
+    CPUID_1_EDX,
+    CPUID_1_ECX,
+    CPUID_7_EBX,
+    CPUID_7_ECX,
+    CPUID_7_EDX,
+    CPUID_7_1_EAX,
+    CPUID_D_1_EAX,
+    CPUID_8000_0001_EDX,
+    CPUID_8000_0001_ECX,
+    CPUID_8000_0007_EDX,
+    CPUID_8000_0008_EBX,
+    CPUID_KVM_EAX, /* 0x40000001 */
+    CPUID_WORD_COUNT
+};
+
+/* X(identifier, word, bit, "name in /proc/cpuinfo") for every feature that ring3 can offer: see cpuid.c for which of
+ * them need the host to have them. */
+#define CPU_FEATURES(X)                                                                                                \
+    X(FPU, CPUID_1_EDX, 0, "fpu")                                                                                      \
+    X(VME, CPUID_1_EDX, 1, "vme")                                                                                      \
+    X(DE, CPUID_1_EDX, 2, "de")                                                                                        \
+    X(PSE, CPUID_1_EDX, 3, "pse")                                                                                      \
+    X(TSC, CPUID_1_EDX, 4, "tsc")                                                                                      \
+    X(MSR, CPUID_1_EDX, 5, "msr")                                                                                      \
+    X(PAE, CPUID_1_EDX, 6, "pae")                                                                                      \
+    X(MCE, CPUID_1_EDX, 7, "mce")                                                                                      \
+    X(CX8, CPUID_1_EDX, 8, "cx8")                                                                                      \
+    X(APIC, CPUID_1_EDX, 9, "apic")                                                                                    \
+    X(SEP, CPUID_1_EDX, 11, "sep")                                                                                     \
+    X(MTRR, CPUID_1_EDX, 12, "mtrr")                                                                                   \
+    X(PGE, CPUID_1_EDX, 13, "pge")                                                                                     \
+    X(MCA, CPUID_1_EDX, 14, "mca")                                                                                     \
+    X(CMOV, CPUID_1_EDX, 15, "cmov")                                                                                   \
+    X(PAT, CPUID_1_EDX, 16, "pat")                                                                                     \
+    X(PSE36, CPUID_1_EDX, 17, "pse36")                                                                                 \
+    X(CLFLUSH, CPUID_1_EDX, 19, "clflush")                                                                             \
+    X(MMX, CPUID_1_EDX, 23, "mmx")                                                                                     \
+    X(FXSR, CPUID_1_EDX, 24, "fxsr")                                                                                   \
+    X(SSE, CPUID_1_EDX, 25, "sse")                                                                                     \
+    X(SSE2, CPUID_1_EDX, 26, "sse2")                                                                                   \
+    X(SS, CPUID_1_EDX, 27, "ss")                                                                                       \
+    X(SSE3, CPUID_1_ECX, 0, "pni")                                                                                     \
+    X(PCLMULQDQ, CPUID_1_ECX, 1, "pclmulqdq")                                                                          \
+    X(MONITOR, CPUID_1_ECX, 3, "monitor")                                                                              \
+    X(SSSE3, CPUID_1_ECX, 9, "ssse3")                                                                                  \
+    X(FMA, CPUID_1_ECX, 12, "fma")                                                                                     \
+    X(CX16, CPUID_1_ECX, 13, "cx16")                                                                                   \
+    X(PCID, CPUID_1_ECX, 17, "pcid")                                                                                   \
+    X(SSE4_1, CPUID_1_ECX, 19, "sse4_1")                                                                               \
+    X(SSE4_2, CPUID_1_ECX, 20, "sse4_2")                                                                               \
+    X(X2APIC, CPUID_1_ECX, 21, "x2apic")                                                                               \
+    X(MOVBE, CPUID_1_ECX, 22, "movbe")                                                                                 \
+    X(POPCNT, CPUID_1_ECX, 23, "popcnt")                                                                               \
+    X(TSC_DEADLINE, CPUID_1_ECX, 24, "tsc_deadline_timer")                                                             \
+    X(AES, CPUID_1_ECX, 25, "aes")                                                                                     \
+    X(XSAVE, CPUID_1_ECX, 26, "xsave")                                                                                 \
+    X(AVX, CPUID_1_ECX, 28, "avx")                                                                                     \
+    X(F16C, CPUID_1_ECX, 29, "f16c")                                                                                   \
+    X(RDRAND, CPUID_1_ECX, 30, "rdrand")                                                                               \
+    X(HYPERVISOR, CPUID_1_ECX, 31, "hypervisor")                                                                       \
+    X(FSGSBASE, CPUID_7_EBX, 0, "fsgsbase")                                                                            \
+    X(TSC_ADJUST, CPUID_7_EBX, 1, "tsc_adjust")                                                                        \
+    X(BMI1, CPUID_7_EBX, 3, "bmi1")                                                                                    \
+    X(AVX2, CPUID_7_EBX, 5, "avx2")                                                                                    \
+    X(SMEP, CPUID_7_EBX, 7, "smep")                                                                                    \
+    X(BMI2, CPUID_7_EBX, 8, "bmi2")                                                                                    \
+    X(ERMS, CPUID_7_EBX, 9, "erms")                                                                                    \
+    X(INVPCID, CPUID_7_EBX, 10, "invpcid")                                                                             \
+    X(RDSEED, CPUID_7_EBX, 18, "rdseed")                                                                               \
+    X(ADX, CPUID_7_EBX, 19, "adx")                                                                                     \
+    X(SMAP, CPUID_7_EBX, 20, "smap")                                                                                   \
+    X(CLFLUSHOPT, CPUID_7_EBX, 23, "clflushopt")                                                                       \
+    X(CLWB, CPUID_7_EBX, 24, "clwb")                                                                                   \
+    X(SHA_NI, CPUID_7_EBX, 29, "sha_ni")                                                                               \
+    X(UMIP, CPUID_7_ECX, 2, "umip")                                                                                    \
+    X(VAES, CPUID_7_ECX, 9, "vaes")                                                                                    \
+    X(VPCLMULQDQ, CPUID_7_ECX, 10, "vpclmulqdq")                                                                       \
+    X(RDPID, CPUID_7_ECX, 22, "rdpid")                                                                                 \
+    X(FSRM, CPUID_7_EDX, 4, "fsrm")                                                                                    \
+    X(XSAVEOPT, CPUID_D_1_EAX, 0, "xsaveopt")                                                                          \
+    X(XSAVEC, CPUID_D_1_EAX, 1, "xsavec")                                                                              \
+    X(XGETBV1, CPUID_D_1_EAX, 2, "xgetbv1")                                                                            \
+    X(XSAVES, CPUID_D_1_EAX, 3, "xsaves")                                                                              \
+    X(SYSCALL, CPUID_8000_0001_EDX, 11, "syscall")                                                                     \
+    X(NX, CPUID_8000_0001_EDX, 20, "nx")                                                                               \
+    X(MMXEXT, CPUID_8000_0001_EDX, 22, "mmxext")                                                                       \
+    X(FXSR_OPT, CPUID_8000_0001_EDX, 25, "fxsr_opt")                                                                   \
+    X(PDPE1GB, CPUID_8000_0001_EDX, 26, "pdpe1gb")                                                                     \
+    X(RDTSCP, CPUID_8000_0001_EDX, 27, "rdtscp")                                                                       \
+    X(LM, CPUID_8000_0001_EDX, 29, "lm")                                                                               \
+    X(LAHF_LM, CPUID_8000_0001_ECX, 0, "lahf_lm")                                                                      \
+    X(CR8_LEGACY, CPUID_8000_0001_ECX, 4, "cr8_legacy")                                                                \
+    X(ABM, CPUID_8000_0001_ECX, 5, "abm")                                                                              \
+    X(SSE4A, CPUID_8000_0001_ECX, 6, "sse4a")                                                                          \
+    X(MISALIGNSSE, CPUID_8000_0001_ECX, 7, "misalignsse")                                                              \
+    X(PREFETCHW, CPUID_8000_0001_ECX, 8, "3dnowprefetch")                                                              \
+    X(CONSTANT_TSC, CPUID_8000_0007_EDX, 8, "constant_tsc")                                                            \
+    X(CLZERO, CPUID_8000_0008_EBX, 0, "clzero")                                                                        \
+    X(WBNOINVD, CPUID_8000_0008_EBX, 9, "wbnoinvd")                                                                    \
+    X(KVM_CLOCKSOURCE, CPUID_KVM_EAX, 0, "kvm_clocksource")                                                            \
+    X(KVM_NOP_IO_DELAY, CPUID_KVM_EAX, 1, "kvm_nop_io_delay")                                                          \
+    X(KVM_CLOCKSOURCE2, CPUID_KVM_EAX, 3, "kvm_clocksource2")                                                          \
+    X(KVM_PV_EOI, CPUID_KVM_EAX, 6, "kvm_pv_eoi")                                                                      \
+    X(KVM_CLOCK_STABLE, CPUID_KVM_EAX, 24, "kvm_clocksource_stable_bit")
+
+enum cpu_feature {
+#define X(id, word, bit, name) CPU_##id = (word) * 32 + (bit),
+    CPU_FEATURES(X)
+#undef X
+};
+
+struct cpu_model {
+    uint32_t word[CPUID_WORD_COUNT];
+    uint32_t signature;   /* CPUID.1:EAX: family, model, stepping */
+    char vendor[13];
+    char brand[49];
+    uint8_t maxphyaddr;   /* physical address bits */
+    uint32_t xsave_size;  /* bytes of a standard-format area with all of XCR0's possible components */
+};
+
+static inline bool model_has(const struct cpu_model *model, enum cpu_feature feature)
+{
+    return model->word[feature / 32] >> (feature % 32) & 1;
+}
+
+#define cpu_has(v, feature) model_has((v)->model, (feature))
+
+/* Makes the model that `spec` describes (NULL: "max"); freed with free(). */
+struct cpu_model *cpu_model_create(const char *spec, struct error *err);
+/* `--cpu help`: models and features, one a line, to `out`. */
+void cpu_model_help(FILE *out);
+
+/* CPUID as executed by `v` with EAX = leaf, ECX = subleaf. */
+struct cpuid_result {
+    uint32_t eax, ebx, ecx, edx;
+};
+struct cpuid_result cpuid_query(const struct vcpu *v, uint32_t leaf, uint32_t subleaf);
+
+#endif
