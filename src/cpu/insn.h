@@ -64,7 +64,7 @@ struct insn {
     uint8_t modrm;
 };
 
-_Static_assert(sizeof(struct insn) <= 72, "a decoded instruction stays small");
+_Static_assert(sizeof(struct insn) <= 64, "a decoded instruction is at most one cache line");
 
 /* ---- registers by offset ---- */
 static inline uint64_t reg_read(const struct vcpu *v, unsigned offset, unsigned size)

@@ -27,6 +27,7 @@
 #include <setjmp.h>
 #include <stdatomic.h>
 
+#include "base/error.h"
 #include "base/types.h"
 #include "cpu/exit.h"
 #include "cpu/fault.h"
