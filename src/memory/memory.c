@@ -20,6 +20,7 @@ struct port_range {
     void *dev;
     uint16_t first;
     uint16_t count;
+    uint64_t age; /* the higher, the newer: tells who is seen again when a newer range goes */
 };
 
 struct range {
@@ -42,6 +43,7 @@ struct memory {
     unsigned range_count;
     struct range ranges[MAX_RANGES]; /* newest first */
     uint8_t port_owner[65536];       /* index into port_ranges plus 1 */
+    uint64_t port_age;
     struct port_range port_ranges[MAX_PORT_RANGES];
 };
 
@@ -236,13 +238,28 @@ bool memory_map_rom(struct memory *memory, gpa_t base, uint64_t size, uint8_t *b
     return range_insert(memory, (struct range){.base = base, .size = size, .rom = bytes}, err);
 }
 
+static void range_remove(struct memory *memory, unsigned i)
+{
+    memory->range_count--;
+    memmove(&memory->ranges[i], &memory->ranges[i + 1], (memory->range_count - i) * sizeof(struct range));
+    memory->generation++;
+}
+
 void memory_unmap(struct memory *memory, gpa_t base)
 {
     for (unsigned i = 0; i < memory->range_count; i++) {
         if (memory->ranges[i].base == base) {
-            memory->range_count--;
-            memmove(&memory->ranges[i], &memory->ranges[i + 1], (memory->range_count - i) * sizeof(struct range));
-            memory->generation++;
+            range_remove(memory, i);
+            return;
+        }
+    }
+}
+
+void memory_unmap_device(struct memory *memory, gpa_t base, const void *dev)
+{
+    for (unsigned i = 0; i < memory->range_count; i++) {
+        if (memory->ranges[i].base == base && memory->ranges[i].dev == dev) {
+            range_remove(memory, i);
             return;
         }
     }
@@ -256,7 +273,8 @@ bool memory_map_ports(struct memory *memory, uint16_t port, unsigned count, cons
     for (unsigned i = 0; i < MAX_PORT_RANGES; i++) {
         struct port_range *range = &memory->port_ranges[i];
         if (range->ops == NULL) {
-            *range = (struct port_range){.ops = ops, .dev = dev, .first = port, .count = (uint16_t)count};
+            *range = (struct port_range){.ops = ops, .dev = dev, .first = port, .count = (uint16_t)count,
+                                         .age = ++memory->port_age};
             memset(&memory->port_owner[port], (int)i + 1, count);
             return true;
         }
@@ -264,17 +282,45 @@ bool memory_map_ports(struct memory *memory, uint16_t port, unsigned count, cons
     return error_set(err, "more than %d port ranges are mapped", MAX_PORT_RANGES);
 }
 
+/* Gives the ports of `range` back to the newest of the ranges below it. */
+static void port_range_remove(struct memory *memory, struct port_range *range)
+{
+    unsigned gone = (unsigned)(range - memory->port_ranges) + 1;
+    range->ops = NULL;
+    for (unsigned p = range->first; p < (unsigned)range->first + range->count; p++) {
+        if (memory->port_owner[p] != gone)
+            continue;
+        uint64_t age = 0;
+        memory->port_owner[p] = 0;
+        for (unsigned i = 0; i < MAX_PORT_RANGES; i++) {
+            const struct port_range *below = &memory->port_ranges[i];
+            if (below->ops != NULL && p - below->first < below->count && below->age > age) {
+                age = below->age;
+                memory->port_owner[p] = (uint8_t)(i + 1);
+            }
+        }
+    }
+}
+
 void memory_unmap_ports(struct memory *memory, uint16_t port, unsigned count)
 {
     for (unsigned i = 0; i < MAX_PORT_RANGES; i++) {
         struct port_range *range = &memory->port_ranges[i];
-        if (range->ops == NULL || range->first != port || range->count != count)
-            continue;
-        range->ops = NULL;
-        for (unsigned p = port; p < port + count; p++)
-            if (memory->port_owner[p] == i + 1)
-                memory->port_owner[p] = 0;
-        return;
+        if (range->ops != NULL && range->first == port && range->count == count) {
+            port_range_remove(memory, range);
+            return;
+        }
+    }
+}
+
+void memory_unmap_device_ports(struct memory *memory, uint16_t port, unsigned count, const void *dev)
+{
+    for (unsigned i = 0; i < MAX_PORT_RANGES; i++) {
+        struct port_range *range = &memory->port_ranges[i];
+        if (range->ops != NULL && range->first == port && range->count == count && range->dev == dev) {
+            port_range_remove(memory, range);
+            return;
+        }
     }
 }
 

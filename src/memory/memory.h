@@ -64,6 +64,10 @@ bool memory_map_mmio(struct memory *memory, gpa_t base, uint64_t size, const str
 bool memory_map_rom(struct memory *memory, gpa_t base, uint64_t size, uint8_t *bytes, struct error *err);
 void memory_unmap_ports(struct memory *memory, uint16_t port, unsigned count);
 void memory_unmap(struct memory *memory, gpa_t base);
+/* The same for ranges that a guest places (PCI base address registers): only the range of this very `dev` goes, though
+ * others lie at the same place, and what it hid is seen again. */
+void memory_unmap_device_ports(struct memory *memory, uint16_t port, unsigned count, const void *dev);
+void memory_unmap_device(struct memory *memory, gpa_t base, const void *dev);
 
 /* What backs one guest page. */
 enum page_kind { PAGE_NONE, PAGE_RAM, PAGE_ROM, PAGE_MMIO };
