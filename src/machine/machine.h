@@ -1,0 +1,72 @@
+/* A whole machine: created from a configuration, run to its end, destroyed.
+ *
+ * Threads
+ *   vm_run() is called by the thread that owns the machine; it runs the event loop (timers, host file descriptors)
+ *   and starts one thread a vCPU. Every device is touched under the device lock only, `vm_lock()`. With the clock
+ *   "instructions" timers are fired by the vCPU's thread at exact instruction counts instead, so that a run repeats.
+ *   vm_stop() may be called from any thread and from signal handlers.
+ */
+#ifndef RING3_MACHINE_MACHINE_H
+#define RING3_MACHINE_MACHINE_H
+
+#include "base/error.h"
+#include "base/log.h"
+#include "base/types.h"
+
+struct vm;
+struct vcpu;
+struct chardev;
+struct stats;
+struct trace;
+
+enum clock_kind { CLOCK_HOST, CLOCK_INSTRUCTIONS };
+
+struct machine_config {
+    const char *engine;       /* "auto", "interpret" ... */
+    uint64_t ram_size;        /* bytes */
+    const char *kernel;       /* path */
+    const char *initrd;       /* path or NULL */
+    const char *append;       /* kernel command line or NULL */
+    const char *cpu;          /* model, see cpu/cpuid.h; NULL for the default */
+    bool kaslr;               /* enter through the guest's own decompressor */
+    bool no_reboot;           /* a guest reset ends the run */
+    enum clock_kind clock;
+    struct chardev *serial;   /* COM1; owned by the caller, outlives the machine */
+    struct chardev *debugcon; /* port 0x402; NULL: output is dropped */
+    struct stats *stats;      /* counters filled in by the door; owned by the caller; NULL: none */
+    struct trace *trace;      /* timeline; owned by the caller; NULL: none */
+    struct log *log;
+};
+
+/* How a run ended. */
+enum vm_end {
+    VM_END_POWER_OFF,
+    VM_END_RESET,        /* guest reset under no_reboot */
+    VM_END_DEBUG_EXIT,   /* isa-debug-exit; the code is in vm_result.code */
+    VM_END_TRIPLE_FAULT,
+    VM_END_PANIC,        /* pvpanic */
+    VM_END_STOPPED,      /* vm_stop(): the reason is in vm_result.code */
+};
+
+enum vm_stop_reason { VM_STOP_QUIT = 1, VM_STOP_TIMEOUT, VM_STOP_SIGNAL };
+
+struct vm_result {
+    enum vm_end end;
+    int code;
+    uint64_t instructions;  /* executed by all vCPUs */
+    uint64_t guest_ns;      /* guest time at the end */
+};
+
+/* NULL with a message when the configuration, a file or the host does not permit it. */
+struct vm *vm_create(const struct machine_config *config, struct error *err);
+bool vm_run(struct vm *vm, struct vm_result *result, struct error *err);
+void vm_destroy(struct vm *vm);
+void vm_stop(struct vm *vm, enum vm_stop_reason reason);
+
+/* After the end, for the post-mortem. */
+const struct vcpu *vm_vcpu(const struct vm *vm, unsigned index);
+
+/* Resets the machine as the hardware reset line does. */
+void vm_reset(struct vm *vm);
+
+#endif
