@@ -11,8 +11,8 @@
  *   rflags_set() join and split them.
  *
  * RIP
- *   While straight-line code runs, `rip` is stale; the engine knows the instruction through `in`. It is
- *   materialised before any slow instruction and before a fault is delivered.
+ *   While straight-line code runs (run_start != NULL), `rip` is stale; the engine knows the instruction through
+ *   `in`. It is materialised before any slow instruction and before a fault is delivered.
  *
  * Derived state (`cpl`, `code_mode`, `tlb`, ...) is recomputed by vcpu_mode_changed(), which must follow every
  * change of CR0, CR4, EFER, RFLAGS.VM/AC, CS, SS, DS, ES or DR7.
@@ -229,8 +229,9 @@ struct vcpu {
     uint16_t status;
     uint32_t rflags_rest;    /* RFLAGS without the arithmetic flags; FLAG_FIXED set */
     uint64_t rip, next_rip;
-    const struct insn *in;        /* instruction in execution while straight-line code runs; else NULL */
-    const struct insn *run_start; /* first instruction not yet counted in `instructions` */
+    const struct insn *in;        /* instruction in execution */
+    const struct insn *run_start; /* first instruction not yet counted in `instructions`; NULL: `rip` is up to date */
+    const struct insn *link;      /* direct branch just taken within its page, whose target may be remembered */
     uint64_t instructions;        /* executed and counted so far */
     uint64_t instructions_stop;   /* leave straight-line code at a branch when reached; 0 = at once */
     struct tlb *tlb;              /* the one for the current privilege */
@@ -284,6 +285,7 @@ struct vcpu {
     uint64_t pdpte[4]; /* PAE: loaded with CR3 */
     struct tlb tlbs[TLB_KIND_COUNT];
     struct itlb_entry itlb[ITLB_SIZE];
+    gva_t large_low, large_high; /* range of all large pages that have been entered, piece by piece, in the TLBs */
     struct {
         gva_t gva;        /* linear address, for completing the write */
         unsigned size;

@@ -94,8 +94,11 @@ static inline void rmw_end(struct vcpu *v)
 gpa_t mmu_translate(struct vcpu *v, gva_t gva, unsigned flags);
 /* The same for a debugger: no fault, no A/D; false if not mapped. */
 bool mmu_peek(struct vcpu *v, gva_t gva, gpa_t *gpa);
+void mmu_init(struct vcpu *v);                  /* at creation: all empty */
 void mmu_flush(struct vcpu *v);                 /* all translations */
 void mmu_flush_page(struct vcpu *v, gva_t gva); /* INVLPG */
+/* From now on writes to the physical page come through the slow path: it has just been watched. */
+void mmu_stop_plain_writes(struct vcpu *v, gpa_t gpa);
 /* PAE paging: (re)loads the four PDPTEs from CR3. False if a reserved bit is set (caller raises #GP(0)). */
 bool mmu_load_pdptes(struct vcpu *v, uint64_t cr3);
 

@@ -1,0 +1,338 @@
+/* Guest memory accesses that the TLB cannot answer.
+ *
+ * A TLB is kept for each way of access control: supervisor with SMAP in force, supervisor without, user. An explicit
+ * access uses the one that vcpu_mode_changed() chose; implicit accesses (descriptor tables, TSS) and accesses for another
+ * privilege level pick theirs by ACCESS_* flags. TLB_NONE stays empty: alignment checking and data breakpoints make
+ * every access come here.
+ */
+#include "mmu/access.h"
+
+#include <string.h>
+
+#include "base/check.h"
+#include "cpu/insn.h"
+#include "memory/memory.h"
+#include "mmu/walk.h"
+
+static struct tlb *tlb_for(struct vcpu *v, unsigned flags)
+{
+    if (v->tlb == &v->tlbs[TLB_NONE])
+        return v->tlb;
+    if (flags & ACCESS_USER)
+        return &v->tlbs[TLB_USER];
+    if ((flags & ACCESS_IMPLICIT) || ((v->cr4 & CR4_SMAP) && !(v->rflags_rest & FLAG_AC)))
+        return &v->tlbs[TLB_KERNEL];
+    return &v->tlbs[TLB_KERNEL_AC];
+}
+
+static void check_memory_map(struct vcpu *v)
+{
+    if (unlikely(v->memory_generation != memory_generation(v->memory))) {
+        mmu_flush(v);
+        v->memory_generation = memory_generation(v->memory);
+    }
+}
+
+static _Noreturn void fault_non_canonical(struct vcpu *v, unsigned flags)
+{
+    if (flags & ACCESS_STACK)
+        fault_ss(v, 0);
+    fault_gp(v, 0);
+}
+
+/* Translates and enters the page into the TLB of this kind of access. */
+static gpa_t translate_fill(struct vcpu *v, gva_t gva, unsigned flags, struct page_backing *page)
+{
+    check_memory_map(v);
+    if (vcpu_long_mode(v) && !gva_canonical(gva))
+        fault_non_canonical(v, flags);
+    struct walk walk;
+    uint32_t error;
+    if (!walk_page_tables(v, gva, flags, false, &walk, &error))
+        fault_pf(v, gva, error);
+    *page = memory_page(v->memory, walk.gpa);
+    if (walk.size > PAGE_SIZE) {
+        gva_t base = gva & ~(walk.size - 1);
+        if (base < v->large_low)
+            v->large_low = base;
+        if (base + (walk.size - 1) > v->large_high)
+            v->large_high = base + (walk.size - 1);
+    }
+    struct tlb *tlb = tlb_for(v, flags);
+    if (tlb == &v->tlbs[TLB_NONE] || (page->kind != PAGE_RAM && page->kind != PAGE_ROM) || (flags & ACCESS_FETCH))
+        return walk.gpa;
+    v->count.tlb_fills++;
+    gva_t gva_page = gva & ~PAGE_OFFSET_MASK;
+    struct tlb_entry *e = &tlb->entries[gva >> PAGE_SHIFT & (TLB_SIZE - 1)];
+    tlb->used = true;
+    e->read_tag = gva_page;
+    bool plain_write = page->kind == PAGE_RAM && walk.writable && walk.dirty &&
+                       !(__atomic_load_n(page->flags, __ATOMIC_RELAXED) & PAGE_WATCHED);
+    e->write_tag = plain_write ? gva_page : TLB_NO_TAG;
+    e->addend = (intptr_t)page->hva - (intptr_t)gva_page;
+    e->gpa = walk.gpa & ~PAGE_OFFSET_MASK;
+    return walk.gpa;
+}
+
+gpa_t mmu_translate(struct vcpu *v, gva_t gva, unsigned flags)
+{
+    struct page_backing page;
+    return translate_fill(v, gva, flags, &page);
+}
+
+bool mmu_peek(struct vcpu *v, gva_t gva, gpa_t *gpa)
+{
+    struct walk walk;
+    uint32_t error;
+    if ((vcpu_long_mode(v) && !gva_canonical(gva)) || !walk_page_tables(v, gva, 0, true, &walk, &error))
+        return false;
+    *gpa = walk.gpa;
+    return true;
+}
+
+/* ---- data breakpoints and alignment: only reached while v->tlb is TLB_NONE ---- */
+
+static void check_data_breakpoints(struct vcpu *v, gva_t gva, unsigned size, bool write)
+{
+    static const uint8_t length[4] = {1, 2, 8, 4};
+    uint64_t dr7 = v->dr[7];
+    for (unsigned i = 0; i < 4; i++) {
+        unsigned type = dr7 >> (16 + 4 * i) & 3;
+        bool enabled = dr7 >> (2 * i) & 3;
+        if (!enabled || !(type == 3 || (type == 1 && write)))
+            continue;
+        unsigned n = length[dr7 >> (18 + 4 * i) & 3];
+        gva_t first = v->dr[i] & ~(uint64_t)(n - 1);
+        if (gva < first + n && first < gva + size)
+            v->dr6_pending |= 1u << i;
+    }
+}
+
+static void check_slow_rules(struct vcpu *v, gva_t gva, unsigned size, unsigned flags)
+{
+    if (v->tlb != &v->tlbs[TLB_NONE] || (flags & (ACCESS_IMPLICIT | ACCESS_FETCH)))
+        return;
+    bool alignment = (v->cr0 & CR0_AM) && (v->rflags_rest & FLAG_AC) && v->cpl == 3 && (flags & ACCESS_USER);
+    if (alignment && size > 1 && (gva & (size - 1)) != 0 && (size & (size - 1)) == 0)
+        fault_ac(v);
+    check_data_breakpoints(v, gva, size, flags & ACCESS_WRITE);
+}
+
+/* ---- device space ---- */
+
+static uint64_t device_read(struct vcpu *v, gpa_t gpa, unsigned size)
+{
+    struct exit exit = {.reason = EXIT_MMIO_READ, .address = gpa, .size = (uint8_t)size};
+    vcpu_exit(v, &exit);
+    return exit.value;
+}
+
+static void device_write(struct vcpu *v, gpa_t gpa, unsigned size, uint64_t value)
+{
+    struct exit exit = {.reason = EXIT_MMIO_WRITE, .address = gpa, .size = (uint8_t)size, .value = value};
+    vcpu_exit(v, &exit);
+}
+
+/* The bytes of one access that lie in one page. Devices see accesses of 1, 2, 4 or 8 bytes. */
+static unsigned device_piece(gpa_t gpa, unsigned size)
+{
+    for (unsigned piece = 8; piece > 1; piece /= 2)
+        if (size >= piece && (size == piece || (gpa & (piece - 1)) == 0))
+            return piece;
+    return 1;
+}
+
+static void page_read(struct vcpu *v, gpa_t gpa, const struct page_backing *page, uint8_t *buffer, unsigned size)
+{
+    if (page->kind == PAGE_RAM || page->kind == PAGE_ROM) {
+        memcpy(buffer, page->hva + (gpa & PAGE_OFFSET_MASK), size);
+        return;
+    }
+    for (unsigned done = 0; done < size;) {
+        unsigned piece = device_piece(gpa + done, size - done);
+        uint64_t value = device_read(v, gpa + done, piece);
+        memcpy(buffer + done, &value, piece);
+        done += piece;
+    }
+}
+
+static void page_write(struct vcpu *v, gpa_t gpa, const struct page_backing *page, const uint8_t *buffer, unsigned size)
+{
+    if (page->kind == PAGE_RAM) {
+        uint8_t *to = page->hva + (gpa & PAGE_OFFSET_MASK);
+        switch (size) { /* naturally sized stores are single stores */
+        case 1: __atomic_store_n(to, *buffer, __ATOMIC_RELAXED); break;
+        case 2: *(uint16_t *)to = *(const uint16_t *)buffer; break;
+        case 4: *(uint32_t *)to = *(const uint32_t *)buffer; break;
+        case 8: *(uint64_t *)to = *(const uint64_t *)buffer; break;
+        default: memcpy(to, buffer, size);
+        }
+        if (__atomic_load_n(page->flags, __ATOMIC_RELAXED) & PAGE_WATCHED)
+            memory_notify_written(v->memory, gpa >> PAGE_SHIFT);
+        return;
+    }
+    if (page->kind == PAGE_ROM)
+        return;
+    for (unsigned done = 0; done < size;) {
+        unsigned piece = device_piece(gpa + done, size - done);
+        uint64_t value = 0;
+        memcpy(&value, buffer + done, piece);
+        device_write(v, gpa + done, piece, value);
+        done += piece;
+    }
+}
+
+/* An access to at most two pages, translated before anything happens. */
+struct span {
+    gpa_t gpa[2];
+    struct page_backing page[2];
+    unsigned size[2];
+};
+
+static void span_translate(struct vcpu *v, gva_t gva, unsigned size, unsigned flags, struct span *span)
+{
+    check(size <= PAGE_SIZE);
+    unsigned first = PAGE_SIZE - (unsigned)(gva & PAGE_OFFSET_MASK);
+    span->size[0] = size < first ? size : first;
+    span->size[1] = size - span->size[0];
+    span->gpa[0] = translate_fill(v, gva, flags, &span->page[0]);
+    if (span->size[1] != 0) {
+        gva_t next = gva + span->size[0];
+        span->gpa[1] = translate_fill(v, vcpu_long_mode(v) ? next : (uint32_t)next, flags, &span->page[1]);
+    }
+    check_slow_rules(v, gva, size, flags);
+}
+
+void access_read_bytes(struct vcpu *v, gva_t gva, void *buffer, unsigned size, unsigned flags)
+{
+    struct span span;
+    span_translate(v, gva, size, flags, &span);
+    page_read(v, span.gpa[0], &span.page[0], buffer, span.size[0]);
+    if (span.size[1] != 0)
+        page_read(v, span.gpa[1], &span.page[1], (uint8_t *)buffer + span.size[0], span.size[1]);
+}
+
+void access_write_bytes(struct vcpu *v, gva_t gva, const void *buffer, unsigned size, unsigned flags)
+{
+    struct span span;
+    span_translate(v, gva, size, flags | ACCESS_WRITE, &span);
+    page_write(v, span.gpa[0], &span.page[0], buffer, span.size[0]);
+    if (span.size[1] != 0)
+        page_write(v, span.gpa[1], &span.page[1], (const uint8_t *)buffer + span.size[0], span.size[1]);
+}
+
+void access_probe(struct vcpu *v, gva_t gva, unsigned size, unsigned flags)
+{
+    struct span span;
+    span_translate(v, gva, size, flags, &span);
+}
+
+uint64_t access_read(struct vcpu *v, gva_t gva, unsigned size, unsigned flags)
+{
+    const struct tlb_entry *e = &tlb_for(v, flags)->entries[gva >> PAGE_SHIFT & (TLB_SIZE - 1)];
+    uint64_t value = 0;
+    if (tlb_hit(e->read_tag, gva, size))
+        memcpy(&value, (const void *)(gva + (uint64_t)e->addend), size);
+    else
+        access_read_bytes(v, gva, &value, size, flags);
+    return value;
+}
+
+void access_write(struct vcpu *v, gva_t gva, unsigned size, uint64_t value, unsigned flags)
+{
+    access_write_bytes(v, gva, &value, size, flags);
+}
+
+/* The segment that an explicit access of the running instruction goes through decides #SS or #GP. */
+static unsigned flags_of_running(const struct vcpu *v)
+{
+    unsigned flags = access_current(v);
+    if (v->in != NULL && v->in->seg == SEG_SS)
+        flags |= ACCESS_STACK;
+    return flags;
+}
+
+uint64_t mem_read_slow(struct vcpu *v, gva_t gva, unsigned size)
+{
+    return access_read(v, gva, size, flags_of_running(v));
+}
+
+void mem_write_slow(struct vcpu *v, gva_t gva, unsigned size, uint64_t value)
+{
+    access_write(v, gva, size, value, flags_of_running(v));
+}
+
+void *rmw_begin_slow(struct vcpu *v, gva_t gva, unsigned size)
+{
+    unsigned flags = flags_of_running(v) | ACCESS_WRITE;
+    struct span span;
+    span_translate(v, gva, size, flags, &span);
+    if (span.size[1] == 0 && span.page[0].kind == PAGE_RAM &&
+        !(__atomic_load_n(span.page[0].flags, __ATOMIC_RELAXED) & PAGE_WATCHED))
+        return span.page[0].hva + (span.gpa[0] & PAGE_OFFSET_MASK);
+    page_read(v, span.gpa[0], &span.page[0], v->rmw.bytes, span.size[0]);
+    if (span.size[1] != 0)
+        page_read(v, span.gpa[1], &span.page[1], v->rmw.bytes + span.size[0], span.size[1]);
+    v->rmw.gva = gva;
+    v->rmw.size = size;
+    v->rmw.active = true;
+    return v->rmw.bytes;
+}
+
+void rmw_end_slow(struct vcpu *v)
+{
+    v->rmw.active = false;
+    access_write_bytes(v, v->rmw.gva, v->rmw.bytes, v->rmw.size, flags_of_running(v));
+}
+
+/* ---- maintenance ---- */
+
+void mmu_flush(struct vcpu *v)
+{
+    v->count.tlb_flushes++;
+    for (unsigned kind = 0; kind < TLB_KIND_COUNT; kind++) {
+        struct tlb *tlb = &v->tlbs[kind];
+        if (!tlb->used)
+            continue;
+        for (unsigned i = 0; i < TLB_SIZE; i++)
+            tlb->entries[i].read_tag = tlb->entries[i].write_tag = TLB_NO_TAG;
+        tlb->used = false;
+    }
+    memset(v->itlb, 0xff, sizeof v->itlb);
+    v->large_low = UINT64_MAX;
+    v->large_high = 0;
+}
+
+void mmu_init(struct vcpu *v)
+{
+    for (unsigned kind = 0; kind < TLB_KIND_COUNT; kind++)
+        v->tlbs[kind].used = true;
+    mmu_flush(v);
+    v->memory_generation = memory_generation(v->memory);
+}
+
+void mmu_flush_page(struct vcpu *v, gva_t gva)
+{
+    if (gva >= v->large_low && gva <= v->large_high) {
+        mmu_flush(v); /* the page may be a piece of a large one, entered piece by piece */
+        return;
+    }
+    for (unsigned kind = 0; kind < TLB_KIND_COUNT; kind++) {
+        struct tlb_entry *e = &v->tlbs[kind].entries[gva >> PAGE_SHIFT & (TLB_SIZE - 1)];
+        e->read_tag = e->write_tag = TLB_NO_TAG;
+    }
+    v->itlb[gva >> PAGE_SHIFT & (ITLB_SIZE - 1)].tag = UINT64_MAX;
+}
+
+void mmu_stop_plain_writes(struct vcpu *v, gpa_t gpa)
+{
+    gpa &= ~PAGE_OFFSET_MASK;
+    for (unsigned kind = 0; kind < TLB_KIND_COUNT; kind++) {
+        struct tlb *tlb = &v->tlbs[kind];
+        if (!tlb->used)
+            continue;
+        for (unsigned i = 0; i < TLB_SIZE; i++)
+            if (tlb->entries[i].gpa == gpa)
+                tlb->entries[i].write_tag = TLB_NO_TAG;
+    }
+}
