@@ -50,6 +50,7 @@ struct chardev_ops {
     void (*set_break)(struct chardev *dev, bool on);
     void (*set_params)(struct chardev *dev, const struct chardev_params *params);
     bool (*connected)(struct chardev *dev); /* is there a far end now? NULL: always */
+    void (*destroy)(struct chardev *dev);   /* for chardev_destroy(), see host/chardev_create.h */
     const char *name;                       /* for messages: "stdio", "file" */
 };
 

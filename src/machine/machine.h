@@ -16,6 +16,7 @@
 struct vm;
 struct vcpu;
 struct chardev;
+struct loop;
 struct stats;
 struct trace;
 
@@ -31,6 +32,7 @@ struct machine_config {
     bool kaslr;               /* enter through the guest's own decompressor */
     bool no_reboot;           /* a guest reset ends the run */
     enum clock_kind clock;
+    struct loop *loop;        /* host/loop.h: what the chardevs were created on, run by vm_run(); owned by the caller */
     struct chardev *serial;   /* COM1; owned by the caller, outlives the machine */
     struct chardev *debugcon; /* port 0x402; NULL: output is dropped */
     struct stats *stats;      /* counters filled in by the door; owned by the caller; NULL: none */
