@@ -1,0 +1,108 @@
+#!/bin/sh
+# Makes the guests that ring3 is shown and tested with: Debian's own kernels, unpacked from their packages without being
+# installed, and a small initrd of busybox and guest/initrd/init. No privilege is needed.
+#
+#   guest-image.sh KIND...     KIND: cloud, amd64, 686, or all
+#
+# In $RING3_IMAGES (build/guest):  KIND/vmlinuz, KIND/initrd, KIND/release (what `uname -r` will say).
+# What is there is kept: a kernel is downloaded once. Delete the folder for a newer one.
+set -u
+cd "$(dirname "$0")/.." || exit 1
+images=${RING3_IMAGES:-${BUILD:-build}/guest}
+umask 022
+
+fail() { echo "guest-image: $*" >&2; exit 1; }
+
+# package_download PACKAGE DIR: the package's .deb to DIR.
+package_download()
+{
+    for attempt in 1 2 3; do
+        # The sandbox user cannot write to a private folder; without it apt only warns.
+        (cd "$2" && apt-get -q -o APT::Sandbox::User=root -o Acquire::Retries=3 download "$1") >"$2/log" 2>&1 </dev/null &&
+            return 0
+        sleep $attempt
+    done
+    tail -n 5 "$2/log" >&2
+    fail "package $1 could not be downloaded (is there a network, and has 'make setup' been run?)"
+}
+
+# busybox_fetch ARCH: $images/busybox-ARCH
+busybox_fetch()
+{
+    [ -s "$images/busybox-$1" ] && return
+    work=$(mktemp -d "$images/tmp.XXXXXX") || exit 1
+    package_download "busybox-static:$1" "$work"
+    dpkg-deb --fsys-tarfile "$work"/*.deb | (cd "$work" && tar -x --wildcards './bin/busybox' './usr/bin/busybox' 2>/dev/null)
+    for busybox in "$work/bin/busybox" "$work/usr/bin/busybox"; do
+        [ -f "$busybox" ] && mv "$busybox" "$images/busybox-$1"
+    done
+    rm -rf "$work"
+    [ -s "$images/busybox-$1" ] || fail "there is no busybox in package busybox-static:$1"
+}
+
+# kernel_fetch KIND METAPACKAGE: vmlinuz and release
+kernel_fetch()
+{
+    [ -s "$images/$1/vmlinuz" ] && [ -s "$images/$1/release" ] && return
+    package=$(apt-cache depends "$2" 2>/dev/null | sed -n 's/^ *Depends: \(linux-image-[^ ]*\)$/\1/p' | head -n 1)
+    [ -n "$package" ] || fail "apt does not know $2 (run 'make setup', or as root: dpkg --add-architecture i386; apt-get update)"
+    echo "guest-image: downloading $package"
+    mkdir -p "$images/$1"
+    work=$(mktemp -d "$images/tmp.XXXXXX") || exit 1
+    package_download "$package" "$work"
+    dpkg-deb --fsys-tarfile "$work"/*.deb | (cd "$work" && tar -x --wildcards './boot/vmlinuz-*' 2>/dev/null)
+    for vmlinuz in "$work"/boot/vmlinuz-*; do
+        [ -s "$vmlinuz" ] || fail "there is no kernel in package $package"
+        release=${vmlinuz##*/vmlinuz-}
+    done
+    mv "$vmlinuz" "$images/$1/vmlinuz"
+    echo "$release" >"$images/$1/release"
+    rm -rf "$work"
+}
+
+# initrd_make KIND ARCH COMPRESSION: all three that Debian's kernels read are in use, one a kind.
+initrd_make()
+{
+    out=$images/$1/initrd
+    [ -s "$out" ] && [ "$out" -nt guest/initrd/init ] && [ "$out" -nt scripts/guest-image.sh ] && return
+    work=$(mktemp -d "$images/tmp.XXXXXX") || exit 1
+    mkdir "$work/root" "$work/root/bin" "$work/root/dev" "$work/root/proc" "$work/root/sys"
+    cp "$images/busybox-$2" "$work/root/bin/busybox"
+    cp guest/initrd/init "$work/root/init"
+    chmod 755 "$work/root/bin/busybox" "$work/root/init"
+    # One owner and one time, so that the same inputs give the same image.
+    find "$work/root" -exec touch -h -d '2024-01-01 00:00:00 UTC' {} +
+    (cd "$work/root" && find . | LC_ALL=C sort | cpio --quiet -o -H newc -R 0:0 --reproducible) >"$work/cpio" ||
+        fail "cpio failed"
+    case $3 in
+    none) mv "$work/cpio" "$work/initrd" ;;
+    gzip) gzip -9n <"$work/cpio" >"$work/initrd" ;;
+    zstd) zstd -q -19 <"$work/cpio" >"$work/initrd" ;;
+    esac || fail "$3 failed"
+    mv "$work/initrd" "$out"
+    rm -rf "$work"
+}
+
+image_make()
+{
+    mkdir -p "$images/$1" || exit 1
+    case $1 in
+    cloud) kernel_fetch cloud linux-image-cloud-amd64 && busybox_fetch amd64 && initrd_make cloud amd64 none ;;
+    amd64) kernel_fetch amd64 linux-image-amd64 && busybox_fetch amd64 && initrd_make amd64 amd64 gzip ;;
+    686) kernel_fetch 686 linux-image-686:i386 && busybox_fetch i386 && initrd_make 686 i386 zstd ;;
+    *) fail "unknown kind '$1' (cloud, amd64, 686 or all)" ;;
+    esac
+}
+
+[ $# -gt 0 ] || fail "which? (cloud, amd64, 686 or all)"
+mkdir -p "$images" || exit 1
+trap 'rm -rf "$images"/tmp.??????' EXIT
+for kind in "$@"; do
+    if [ "$kind" = all ]; then
+        image_make cloud
+        image_make amd64
+        image_make 686
+    else
+        image_make "$kind"
+    fi
+done
