@@ -36,7 +36,8 @@ enum operand_kind {
 #define INSN_LOCK 0x01u
 #define INSN_REP 0x02u    /* F3 that acts as REP/REPE */
 #define INSN_REPNE 0x04u
-#define INSN_EA_GENERAL 0x08u /* address needs masking, segment base or limit check: use ea_general() */
+#define INSN_EA_GENERAL 0x08u /* address needs a segment base, a limit check or odd masking: use ea_general() */
+#define INSN_EA_32 0x10u      /* flat 32-bit address: only wraps at 4 GiB */
 
 struct insn {
     insn_fn *fn;
@@ -108,9 +109,10 @@ gva_t ea_general(struct vcpu *v, const struct insn *in, unsigned size, bool writ
 /* Linear address of the memory operand. */
 static inline gva_t ea_linear(struct vcpu *v, const struct insn *in, unsigned size, bool write)
 {
-    if (likely(!(in->flags & INSN_EA_GENERAL)))
-        return v->regs[in->base] + (v->regs[in->index] << in->scale) + (uint64_t)in->disp;
-    return ea_general(v, in, size, write);
+    gva_t gva = v->regs[in->base] + (v->regs[in->index] << in->scale) + (uint64_t)in->disp;
+    if (likely(!(in->flags & (INSN_EA_GENERAL | INSN_EA_32))))
+        return gva;
+    return in->flags & INSN_EA_32 ? (uint32_t)gva : ea_general(v, in, size, write);
 }
 
 /* ---- operands of slow instructions ---- */

@@ -241,7 +241,8 @@ struct vcpu {
     bool stack_big;               /* SS.B, or 64-bit mode */
     bool flat;                    /* see CODE_32_FLAT */
     bool stepping;                /* the engine must look after every instruction: TF, DRs, shadow ... */
-    bool fast_strings;            /* reserved for the string instructions */
+    bool rsp_restore_armed;       /* an instruction that moved RSP may still fault: the engine puts back ... */
+    uint64_t rsp_restore;         /* ... this */
     _Atomic uint32_t pending;
 
     /* --- architecture --- */
