@@ -97,6 +97,7 @@ enum cpuid_word {
     X(VPCLMULQDQ, CPUID_7_ECX, 10, "vpclmulqdq")                                                                       \
     X(RDPID, CPUID_7_ECX, 22, "rdpid")                                                                                 \
     X(FSRM, CPUID_7_EDX, 4, "fsrm")                                                                                    \
+    X(ARCH_CAPABILITIES, CPUID_7_EDX, 29, "arch_capabilities")                                                         \
     X(XSAVEOPT, CPUID_D_1_EAX, 0, "xsaveopt")                                                                          \
     X(XSAVEC, CPUID_D_1_EAX, 1, "xsavec")                                                                              \
     X(XGETBV1, CPUID_D_1_EAX, 2, "xgetbv1")                                                                            \
@@ -109,11 +110,11 @@ enum cpuid_word {
     X(RDTSCP, CPUID_8000_0001_EDX, 27, "rdtscp")                                                                       \
     X(LM, CPUID_8000_0001_EDX, 29, "lm")                                                                               \
     X(LAHF_LM, CPUID_8000_0001_ECX, 0, "lahf_lm")                                                                      \
-    X(CR8_LEGACY, CPUID_8000_0001_ECX, 4, "cr8_legacy")                                                                \
     X(ABM, CPUID_8000_0001_ECX, 5, "abm")                                                                              \
     X(SSE4A, CPUID_8000_0001_ECX, 6, "sse4a")                                                                          \
     X(MISALIGNSSE, CPUID_8000_0001_ECX, 7, "misalignsse")                                                              \
     X(PREFETCHW, CPUID_8000_0001_ECX, 8, "3dnowprefetch")                                                              \
+    X(TOPOEXT, CPUID_8000_0001_ECX, 22, "topoext")                                                                     \
     X(CONSTANT_TSC, CPUID_8000_0007_EDX, 8, "constant_tsc")                                                            \
     X(CLZERO, CPUID_8000_0008_EBX, 0, "clzero")                                                                        \
     X(WBNOINVD, CPUID_8000_0008_EBX, 9, "wbnoinvd")                                                                    \
@@ -135,7 +136,20 @@ struct cpu_model {
     char vendor[13];
     char brand[49];
     uint8_t maxphyaddr;   /* physical address bits */
-    uint32_t xsave_size;  /* bytes of a standard-format area with all of XCR0's possible components */
+    uint32_t xsave_size;  /* bytes of a standard-format area with all of XCR0's possible components; 0 without XSAVE */
+
+    uint16_t family;      /* with the extended family added: 3 is an 80386 */
+    bool amd;             /* behaves as AMD's manual says where the two differ (AMD, Hygon) */
+    bool has_cpuid;       /* false: CPUID is #UD and RFLAGS.ID cannot be changed */
+    uint32_t level;       /* highest basic leaf */
+    uint32_t ext_level;   /* highest extended leaf, 0 if there are none */
+    unsigned cpus;        /* processors in the one socket: the machine sets it; 1 after creation */
+
+    /* What software can ever set. CR0: other bits are ignored; EFER: #GP; CR4: #GP, and #UD for
+     * any access when zero; RFLAGS: IRET and POPF leave the other bits alone (VIF and VIP are in it with VME). */
+    uint64_t cr0_mask, cr4_mask, efer_mask;
+    uint32_t rflags_mask;
+    uint64_t xcr0_mask;   /* components XSETBV accepts */
 };
 
 static inline bool model_has(const struct cpu_model *model, enum cpu_feature feature)
@@ -145,7 +159,9 @@ static inline bool model_has(const struct cpu_model *model, enum cpu_feature fea
 
 #define cpu_has(v, feature) model_has((v)->model, (feature))
 
-/* Makes the model that `spec` describes (NULL: "max"); freed with free(). */
+/* Makes the model that `spec` describes (NULL: "max"); freed with free(). NULL with a message that suggests the nearest
+ * name for a misspelt one, or says which feature the host lacks. Options apply from left to right: turning a feature on
+ * turns on what it needs, turning it off turns off what needs it. */
 struct cpu_model *cpu_model_create(const char *spec, struct error *err);
 /* `--cpu help`: models and features, one a line, to `out`. */
 void cpu_model_help(FILE *out);
