@@ -184,6 +184,10 @@ struct vcpu_platform {
     uint64_t (*wall_base_ns)(void *opaque);
     /* 64 random bits (RDRAND, RDSEED): from the host, or repeatable when guest time is instructions. */
     uint64_t (*random)(void *opaque);
+    /* FERR#, with CR0.NE = 0: an x87 instruction has met a pending error (`error`: drives IRQ 13), or the error has
+     * been cleared. Returns whether IGNNE# is asserted: the instruction then goes on, else it waits for the interrupt.
+     * NULL: IGNNE# is always asserted. */
+    bool (*ferr)(void *opaque, bool error);
     void *opaque;
 };
 
