@@ -37,7 +37,7 @@ struct door {
 /* The function for vcpu.exit. */
 void door_exit(struct vcpu *v, struct exit *exit);
 
-/* Adds `from` to `to`. */
+/* Adds `from` to `to`; of the times that pass for all vCPUs alike (wall_ns, guest_ns) the greater remains. */
 void stats_merge(struct stats *to, const struct stats *from);
 
 #endif

@@ -1,0 +1,225 @@
+/* Printing the counters. Both forms walk the same lists, so that they cannot disagree. */
+#include "engine/stats.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <jansson.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "memory/memory.h"
+
+#define PORTS_SHOWN 12
+#define VECTORS_SHOWN 12
+#define PORT_GROUP 8
+
+/* X(field, "name"); the field is the key in JSON */
+#define WORK_COUNTERS(X)                                                                                               \
+    X(tlb_fills, "TLB fills")                                                                                          \
+    X(tlb_flushes, "TLB flushes")                                                                                      \
+    X(page_walks, "page walks")                                                                                        \
+    X(insns_decoded, "instructions decoded")                                                                           \
+    X(code_pages, "code pages")                                                                                        \
+    X(code_invalidations, "code invalidations")                                                                        \
+    X(host_stubs, "host stubs")
+
+/* A counter and what it counts. */
+struct item {
+    unsigned index;
+    uint64_t count;
+};
+
+static int compare_items(const void *a, const void *b)
+{
+    const struct item *x = a, *y = b;
+    if (x->count != y->count)
+        return x->count < y->count ? 1 : -1;
+    return x->index < y->index ? -1 : x->index > y->index;
+}
+
+/* The counters that are not 0, greatest first. Returns how many. */
+static size_t sort_counters(const uint64_t *counters, size_t n, struct item *items)
+{
+    size_t used = 0;
+    for (size_t i = 0; i < n; i++) {
+        if (counters[i] != 0)
+            items[used++] = (struct item){.index = (unsigned)i, .count = counters[i]};
+    }
+    qsort(items, used, sizeof *items, compare_items);
+    return used;
+}
+
+static size_t sort_exits(const struct stats *stats, struct item items[EXIT_REASON_COUNT], uint64_t *total)
+{
+    uint64_t sums[EXIT_REASON_COUNT] = {0};
+    *total = 0;
+    for (unsigned reason = 0; reason < EXIT_REASON_COUNT; reason++) {
+        for (unsigned mode = 0; mode < EXIT_MODE_COUNT; mode++)
+            sums[reason] += stats->exits[reason][mode];
+        *total += sums[reason];
+    }
+    return sort_counters(sums, EXIT_REASON_COUNT, items);
+}
+
+/* Any of the group's ports may be the one that is somebody's. */
+static const char *group_name(const struct memory *memory, unsigned group)
+{
+    for (unsigned port = group * PORT_GROUP; memory != NULL && port < (group + 1) * PORT_GROUP; port++) {
+        const char *name = memory_port_name(memory, (uint16_t)port);
+        if (name != NULL)
+            return name;
+    }
+    return NULL;
+}
+
+double stats_mips(const struct stats *stats)
+{
+    if (stats->wall_ns <= stats->halted_ns)
+        return 0;
+    return (double)stats->instructions * 1e3 / (double)(stats->wall_ns - stats->halted_ns);
+}
+
+static void print_exits(const struct stats *stats, FILE *out)
+{
+    struct item items[EXIT_REASON_COUNT];
+    uint64_t total, by_mode[EXIT_MODE_COUNT] = {0};
+    size_t n = sort_exits(stats, items, &total);
+    fprintf(out, "%-18s %14s %7s", "exits", "total", "%");
+    for (unsigned mode = 0; mode < EXIT_MODE_COUNT; mode++)
+        fprintf(out, " %14s", exit_mode_name(mode));
+    fputc('\n', out);
+    for (size_t i = 0; i < n; i++) {
+        const struct item *item = &items[i];
+        fprintf(out, "%-18s %14" PRIu64 " %6.2f%%", exit_reason_name(item->index), item->count,
+                100.0 * (double)item->count / (double)total);
+        for (unsigned mode = 0; mode < EXIT_MODE_COUNT; mode++) {
+            fprintf(out, " %14" PRIu64, stats->exits[item->index][mode]);
+            by_mode[mode] += stats->exits[item->index][mode];
+        }
+        fputc('\n', out);
+    }
+    fprintf(out, "%-18s %14" PRIu64 " %7s", "all", total, "");
+    for (unsigned mode = 0; mode < EXIT_MODE_COUNT; mode++)
+        fprintf(out, " %14" PRIu64, by_mode[mode]);
+    fputc('\n', out);
+}
+
+static void print_vectors(const struct stats *stats, FILE *out)
+{
+    struct item items[256];
+    size_t n = sort_counters(stats->exceptions, ARRAY_LEN(stats->exceptions), items);
+    if (n > 0)
+        fprintf(out, "\nexceptions\n");
+    for (size_t i = 0; i < n; i++)
+        fprintf(out, "  %-16s %14" PRIu64 "\n", vector_name(items[i].index), items[i].count);
+    n = sort_counters(stats->interrupts, ARRAY_LEN(stats->interrupts), items);
+    if (n > 0)
+        fprintf(out, "\ninterrupts%s\n", n > VECTORS_SHOWN ? " (the most frequent)" : "");
+    for (size_t i = 0; i < n && i < VECTORS_SHOWN; i++)
+        fprintf(out, "  %#-16x %14" PRIu64 "\n", items[i].index, items[i].count);
+}
+
+static void print_ports(const struct stats *stats, const struct memory *memory, FILE *out)
+{
+    struct item *items = malloc(ARRAY_LEN(stats->ports) * sizeof *items);
+    if (items == NULL)
+        return;
+    size_t n = sort_counters(stats->ports, ARRAY_LEN(stats->ports), items);
+    if (n > 0)
+        fprintf(out, "\nports%s\n", n > PORTS_SHOWN ? " (the busiest)" : "");
+    for (size_t i = 0; i < n && i < PORTS_SHOWN; i++) {
+        char range[32];
+        const char *name = group_name(memory, items[i].index);
+        unsigned first = items[i].index * PORT_GROUP;
+        snprintf(range, sizeof range, "%#x-%#x", first, first + PORT_GROUP - 1);
+        fprintf(out, "  %-16s %14" PRIu64 "  %s\n", range, items[i].count, name != NULL ? name : "(nobody)");
+    }
+    free(items);
+}
+
+void stats_print(const struct stats *stats, const struct memory *memory, FILE *out)
+{
+    print_exits(stats, out);
+    print_vectors(stats, out);
+    print_ports(stats, memory, out);
+    fprintf(out, "\nwork\n");
+#define X(field, name) fprintf(out, "  %-20s %10" PRIu64 "\n", name, stats->field);
+    WORK_COUNTERS(X)
+#undef X
+    fprintf(out, "\n%" PRIu64 " instructions in %.3f s", stats->instructions, (double)stats->wall_ns / 1e9);
+    fprintf(out, " (halted %.3f s; guest time %.3f s): %.1f MIPS\n", (double)stats->halted_ns / 1e9,
+            (double)stats->guest_ns / 1e9, stats_mips(stats));
+}
+
+static json_t *json_exits(const struct stats *stats)
+{
+    struct item items[EXIT_REASON_COUNT];
+    uint64_t total;
+    size_t n = sort_exits(stats, items, &total);
+    json_t *exits = json_object();
+    for (size_t i = 0; i < n; i++) {
+        json_t *modes = json_object();
+        json_object_set_new(modes, "total", json_integer((json_int_t)items[i].count));
+        for (unsigned mode = 0; mode < EXIT_MODE_COUNT; mode++)
+            json_object_set_new(modes, exit_mode_name(mode),
+                                json_integer((json_int_t)stats->exits[items[i].index][mode]));
+        json_object_set_new(exits, exit_reason_name(items[i].index), modes);
+    }
+    return exits;
+}
+
+static json_t *json_vectors(const uint64_t *counters, size_t n, bool exceptions)
+{
+    struct item items[256];
+    size_t used = sort_counters(counters, n, items);
+    json_t *object = json_object();
+    for (size_t i = 0; i < used; i++) {
+        char number[8];
+        snprintf(number, sizeof number, "%u", items[i].index);
+        json_object_set_new(object, exceptions ? vector_name(items[i].index) : number,
+                            json_integer((json_int_t)items[i].count));
+    }
+    return object;
+}
+
+static json_t *json_ports(const struct stats *stats, const struct memory *memory)
+{
+    json_t *array = json_array();
+    struct item *items = malloc(ARRAY_LEN(stats->ports) * sizeof *items);
+    if (items == NULL)
+        return array;
+    size_t n = sort_counters(stats->ports, ARRAY_LEN(stats->ports), items);
+    for (size_t i = 0; i < n; i++) {
+        const char *name = group_name(memory, items[i].index);
+        json_t *entry = json_object();
+        json_object_set_new(entry, "port", json_integer(items[i].index * PORT_GROUP));
+        json_object_set_new(entry, "count", json_integer((json_int_t)items[i].count));
+        json_object_set_new(entry, "device", name != NULL ? json_string(name) : json_null());
+        json_array_append_new(array, entry);
+    }
+    free(items);
+    return array;
+}
+
+bool stats_print_json(const struct stats *stats, const struct memory *memory, FILE *out, struct error *err)
+{
+    json_t *root = json_object();
+    json_object_set_new(root, "instructions", json_integer((json_int_t)stats->instructions));
+    json_object_set_new(root, "wall_ns", json_integer((json_int_t)stats->wall_ns));
+    json_object_set_new(root, "halted_ns", json_integer((json_int_t)stats->halted_ns));
+    json_object_set_new(root, "guest_ns", json_integer((json_int_t)stats->guest_ns));
+    json_object_set_new(root, "mips", json_real(stats_mips(stats)));
+    json_object_set_new(root, "exits", json_exits(stats));
+    json_object_set_new(root, "exceptions", json_vectors(stats->exceptions, ARRAY_LEN(stats->exceptions), true));
+    json_object_set_new(root, "interrupts", json_vectors(stats->interrupts, ARRAY_LEN(stats->interrupts), false));
+    json_object_set_new(root, "ports", json_ports(stats, memory));
+#define X(field, name) json_object_set_new(root, #field, json_integer((json_int_t)stats->field));
+    WORK_COUNTERS(X)
+#undef X
+    errno = 0;
+    bool ok = json_dumpf(root, out, JSON_INDENT(2)) == 0 && fputc('\n', out) != EOF;
+    json_decref(root);
+    if (!ok)
+        return error_set(err, "the statistics cannot be written: %s", strerror(errno != 0 ? errno : EIO));
+    return true;
+}
