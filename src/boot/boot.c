@@ -89,6 +89,9 @@ static bool bios_data_load(struct load *load, struct error *err)
 static bool pvh_load(struct load *load, const struct elf_image *elf, struct error *err)
 {
     char *description = load->state->description;
+    if (!elf_holds(elf, elf->pvh_entry))
+        return error_set(err, "%s: is an ELF file whose PVH entry point %#" PRIx64 " lies in none of its segments",
+                         load->kernel_name, elf->pvh_entry);
     if (!load_initrd(load, elf->end, MEMORY_LOW_MAX, err) || !pvh_enter(load, elf->pvh_entry, err))
         return false;
     snprintf(description, sizeof load->state->description,

@@ -6,7 +6,7 @@
  *   Name (\PICM, 0)   Method (\_PIC, 1) { PICM = Arg0 }     0: PICs, 1: I/O APIC
  *   Scope (\_SB) {
  *     Processor (C000, 0, 0, 0) {} ...                       Device (ACPI0007) for ids from 255 up
- *     Device (PCI0) { _HID PNP0A03, _UID, _ADR, _CRS, PRTP, PRTA, _PRT
+ *     Device (PCI0) { _HID PNP0A03, _UID, _CRS, PRTP, PRTA, _PRT
  *       Device (ISA) { _ADR slot << 16
  *         Device (COM1) PNP0501, (RTC) PNP0B00, (KBD) PNP0303, (MOU) PNP0F13, (PVPN) QEMU0001 } } }
  *
@@ -112,7 +112,7 @@ static void pci_windows(struct aml *aml, const struct acpi_description *descript
     aml_resources_end(aml, resources);
 }
 
-/* Device (name) { _HID id, _STA present, _CRS { ports (two of `size` bytes, 0 is none), irq } }; left open. */
+/* Device (name) { _HID id, _STA present ...; left open. */
 static size_t isa_device_begin(struct aml *aml, const char *name, const char *id)
 {
     size_t device = aml_device_begin(aml, name);
@@ -122,6 +122,7 @@ static size_t isa_device_begin(struct aml *aml, const char *name, const char *id
     return device;
 }
 
+/* _CRS of up to two ports of `size` bytes (0: none) and an interrupt (-1: none). */
 static void isa_resources(struct aml *aml, uint16_t port, uint8_t size, uint16_t port2, int irq)
 {
     aml_name(aml, "_CRS");
@@ -197,7 +198,6 @@ void dsdt_build(struct aml *aml, const struct acpi_description *description)
     aml_name(aml, "_HID");
     aml_eisa_id(aml, "PNP0A03");
     aml_name_integer(aml, "_UID", 0);
-    aml_name_integer(aml, "_ADR", 0);
     pci_windows(aml, description);
     pci_routing(aml, description);
     if (description->isa_bridge_slot != 0) {

@@ -181,14 +181,20 @@ static bool holds(uint64_t base, uint64_t size, uint64_t at)
     return at >= base && at - base < size;
 }
 
+bool elf_holds(const struct elf_image *elf, gpa_t gpa)
+{
+    for (unsigned i = 0; i < elf->count; i++)
+        if (holds(elf->segments[i].paddr, elf->segments[i].memory_size, gpa))
+            return true;
+    return false;
+}
+
 /* Makes `entry` physical; see the essay. */
 static bool entry_find(struct elf_image *elf, uint64_t entry, struct error *err)
 {
-    for (unsigned i = 0; i < elf->count; i++) {
-        if (holds(elf->segments[i].paddr, elf->segments[i].memory_size, entry)) {
-            elf->entry = entry;
-            return true;
-        }
+    if (elf_holds(elf, entry)) {
+        elf->entry = entry;
+        return true;
     }
     for (unsigned i = 0; i < elf->count; i++) {
         const struct elf_segment *segment = &elf->segments[i];
@@ -236,6 +242,8 @@ bool elf_parse(const uint8_t *bytes, uint64_t size, struct elf_image *elf, struc
             return false;
         align = phdr.p_align > align ? phdr.p_align : align;
     }
+    if (header.e_type == ET_DYN && header.e_entry == 0)
+        return error_set(err, "is a shared library without entry point; give --kernel a kernel");
     if (elf->count == 0)
         return error_set(err, "is an ELF file without loadable segments: nothing in it can be loaded");
     if (!entry_find(elf, header.e_entry, err))

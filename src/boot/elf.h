@@ -27,6 +27,9 @@ struct elf_image {
  * file is instead and what to do. */
 bool elf_parse(const uint8_t *bytes, uint64_t size, struct elf_image *elf, struct error *err);
 
+/* Whether a segment occupies the byte at `gpa`. */
+bool elf_holds(const struct elf_image *elf, gpa_t gpa);
+
 /* Finds the kernel's banner, "Linux version 6.1.0 ...", in the loaded parts of the file, and copies the release that
  * it names. False when this is no Linux kernel. */
 bool elf_find_linux(const struct elf_image *elf, char *release, size_t release_size);

@@ -6,7 +6,7 @@
  * deep, because "gzip" says less than "a gzip-compressed initial ramdisk".
  *
  * Reading is by read(), not by mapping: a mapped file that is truncated by somebody else kills the process. Pipes
- * work; a directory and an endless device do not and say so. */
+ * work; directories and devices (which may be endless) are refused. */
 #include "boot/image.h"
 
 #include <errno.h>
@@ -71,6 +71,8 @@ bool image_read(const char *path, uint64_t limit, const char *advice, struct buf
         error_set(err, "%s: cannot examine: %m", path);
     else if (S_ISDIR(st.st_mode))
         error_set(err, "%s: is a directory; %s", path, advice);
+    else if (S_ISBLK(st.st_mode) || S_ISCHR(st.st_mode))
+        error_set(err, "%s: is a device, not a file; %s", path, advice);
     else if (S_ISREG(st.st_mode) && (uint64_t)st.st_size > limit)
         error_set(err, "%s: %llu MiB is too large (at most %llu MiB); %s", path, (uint64_t)st.st_size / MiB,
                   limit / MiB, advice);

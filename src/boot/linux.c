@@ -186,8 +186,11 @@ static bool load_payload(struct load *load, struct linux_image *image, struct er
         /* What it decompresses to must fit in guest memory, or the kernel does not. */
         uint64_t ram = memory_ram_size(load->memory);
         uint64_t limit = ram < PAYLOAD_MAX ? ram : PAYLOAD_MAX;
-        if (!decompress(compression, payload.bytes, payload.size, limit, &plain, err))
-            return error_prefix(err, "%s: the kernel inside cannot be decompressed", payload.name);
+        if (!decompress(compression, payload.bytes, payload.size, limit, &plain, err)) {
+            uint64_t end = field(image, PARAMS_PREF_ADDRESS, 8, 0x20a) + field(image, PARAMS_INIT_SIZE, 4, 0x20a);
+            return load_reaches(load, end, "the kernel", err) &&
+                   error_prefix(err, "%s: the kernel inside cannot be decompressed", payload.name);
+        }
         payload.bytes = plain.bytes;
         payload.size = plain.size;
         snprintf(how, sizeof how, "%s payload decompressed by ring3", compression_name(compression));
