@@ -295,7 +295,10 @@ static void sync(struct mc146818 *rtc)
     }
     if (s->owed_due_ns <= now_ns) {
         s->owed_due_ns = TIMER_NEVER;
-        s->flags |= C_PF;
+        if (!(s->flags & C_PF) && s->owed != 0) {
+            s->flags |= C_PF;
+            s->owed--;
+        }
     }
     s->synced_ns = now_ns;
     update_line(rtc);
@@ -353,10 +356,8 @@ static uint8_t read_c(struct mc146818 *rtc)
     struct mc146818_state *s = &rtc->regs;
     uint8_t value = s->flags | (s->line ? C_IRQF : 0);
     s->flags = 0;
-    if (s->owed != 0 && (value & C_PF)) {
-        s->owed--;
+    if (s->owed != 0 && (value & C_PF))
         s->owed_due_ns = s->synced_ns + period_ns(s) / 2;
-    }
     update_line(rtc);
     return value;
 }
