@@ -6,8 +6,8 @@
 
 struct debugcon;
 
-/* Where the bytes go; set one of the two. `byte` gets each byte at once; `line` gets whole lines, without the newline and
- * with every byte that is not printable ASCII or a tab replaced by '?', so that it is fit for a log; a line that
+/* Where the bytes go; set one of the two. `byte` gets each byte at once; `line` gets whole lines, without the newline
+ * and with every byte that is not printable ASCII or a tab replaced by '?', so that it is fit for a log; a line that
  * grows too long is handed over in pieces. */
 struct debugcon_sink {
     void (*byte)(void *opaque, uint8_t byte);

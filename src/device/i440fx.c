@@ -6,8 +6,8 @@
  * PAM: seven registers, 13 segments. The high nibble of PAM0 is F0000h..FFFFFh; from the low nibble of PAM1 on each
  * nibble is 16 KiB, rising from C0000h. In a nibble bit 0 is read enable, bit 1 write enable.
  *
- * SMRAM: D_LCK, once set, stays until reset, clears D_OPEN and freezes D_OPEN, D_LCK and G_SMRAME. C_BASE_SEG reads 010,
- * the only base that the chip has (A0000h).
+ * SMRAM: D_LCK, once set, stays until reset, clears D_OPEN and freezes D_OPEN, D_LCK and G_SMRAME. C_BASE_SEG reads
+ * 010, the only base that the chip has (A0000h).
  *
  * Registers of this chip live in configuration space, which pci.c keeps: there is no other state.
  *

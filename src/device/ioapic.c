@@ -1,18 +1,18 @@
 /* I/O APIC. See ioapic.h.
  *
  * Model. A redirection entry a pin. An edge-triggered pin sends its message when it becomes asserted; if it is masked
- * then, the edge is lost, as the datasheet says. A level-triggered pin sends while it is asserted, not masked, and the last
- * message has been ended: `remote IRR` is set when a local APIC takes the message and cleared by the EOI of that vector
- * (a broadcast, or a write to the EOI register), upon which a pin that is still asserted sends again.
+ * then, the edge is lost, as the datasheet says. A level-triggered pin sends while it is asserted, not masked, and the
+ * last message has been ended: `remote IRR` is set when a local APIC takes the message and cleared by the EOI of that
+ * vector (a broadcast, or a write to the EOI register), upon which a pin that is still asserted sends again.
  *
- * SMI, NMI and INIT are edges whatever the trigger mode says. An ExtINT pin carries the 8259's INTR: not a message but a
- * wire, whose level is shown to the processors that the entry names while the entry is not masked.
+ * SMI, NMI and INIT are edges whatever the trigger mode says. An ExtINT pin carries the 8259's INTR: not a message but
+ * a wire, whose level is shown to the processors that the entry names while the entry is not masked.
  *
  * Turning an entry to edge-triggered clears its remote IRR: the way in which operating systems end a level interrupt
  * on chips without an EOI register.
  *
- * Pins are logically asserted or not; the polarity bit is remembered without effect, since a board whose firmware tables and
- * wires agree never shows the difference.
+ * Pins are logically asserted or not; the polarity bit is remembered without effect, since a board whose firmware
+ * tables and wires agree never shows the difference.
  *
  * Not emulated: delivery status (always idle), the arbitration bus (its ID register follows the ID).
  */

@@ -1,24 +1,26 @@
 /* Local APIC: accepting, prioritising and delivering interrupts. See lapic.h.
  *
- * Model. An interrupt of fixed mode is a bit in IRR; lapic_ack() moves the highest one to ISR, EOI removes the highest of
- * ISR. TMR remembers which were level-triggered: their EOI is told to the I/O APIC. An interrupt gets through when its
- * class (bits 7:4 of the vector) exceeds that of the processor priority, the higher of TPR and the highest in service.
+ * Model. An interrupt of fixed mode is a bit in IRR; lapic_ack() moves the highest one to ISR, EOI removes the highest
+ * of ISR. TMR remembers which were level-triggered: their EOI is told to the I/O APIC. An interrupt gets through when
+ * its class (bits 7:4 of the vector) exceeds that of the processor priority, the higher of TPR and the highest in
+ * service.
  *
  * `intr` is a wire with one meaning, "look here": lapic_update() computes it from the state after every change and
  * calls the processor when it turned.
  *
  * PV EOI. The guest gives a byte of its memory. When lapic_ack() hands out an edge-triggered interrupt and nothing else
- * is pending, it sets bit 0 there: the EOI is *offered*. The guest ends its handler by clearing the bit, if it finds it set,
- * instead of writing EOI, which costs an exit. The invariant: while `pv_eoi_offered`, the state lags behind the guest by at
- * most one EOI, that of the highest vector in ISR. lapic_pv_eoi_sync() catches up: the bit is clear → do that EOI now;
- * the bit is set and an interrupt waits → withdraw the offer (clear the bit), so that the guest's EOI will come through
- * and let the waiting one in. It runs before everything that looks at ISR or changes it. An interrupt that arrives
- * meanwhile raises `intr` even if its priority is too low, because whether it is can be told only after a sync, and a sync
- * needs the processor to stand still; that is also why accepting a message never touches the bit.
+ * is pending, it sets bit 0 there: the EOI is *offered*. The guest ends its handler by clearing the bit, if it finds
+ * it set, instead of writing EOI, which costs an exit. The invariant: while `pv_eoi_offered`, the state lags behind
+ * the guest by at most one EOI, that of the highest vector in ISR. lapic_pv_eoi_sync() catches up. Bit clear: do that
+ * EOI now. Bit set and an interrupt waits: withdraw the offer (clear the bit), so that the guest's EOI will come
+ * through and let the waiting one in. It runs before everything that looks at ISR or changes it. An interrupt that
+ * arrives meanwhile raises `intr` even if its priority is too low, because whether it is can be told only after a
+ * sync, and a sync needs the processor to stand still; that is also why accepting a message never touches the bit.
  *
  * Choices where processors differ or the manual leaves them: no focus processor; ICR trigger mode counts for INIT only;
- * NMI, INIT and the like to "self" shorthands work; a remote read is ignored; CMCI's entry is absent (the version register
- * says six entries). INIT resets everything but the mode, the ID and PV wires. LINT polarity is remembered only.
+ * NMI, INIT and the like to "self" shorthands work; a remote read is ignored; CMCI's entry is absent (the version
+ * register says six entries). INIT resets everything but the mode, the ID and the levels of wires. LINT polarity is remembered
+ * only.
  *
  * Not emulated: bus arbitration IDs, checksum errors, delivery status (always idle), thermal and performance sources
  * (lapic_raise() is their entrance).

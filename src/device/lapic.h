@@ -56,8 +56,8 @@ struct lapic_cpu_ops {
     void (*sipi)(void *opaque, uint8_t vector);
     /* IA32_APIC_BASE changed (also at reset): where the page is, and CPUID's APIC bit. */
     void (*base_changed)(void *opaque, uint64_t apic_base);
-    /* Guest time at which the TSC will read `tsc`; TIMER_NEVER if that is beyond all time. A `tsc` already past gives any
-     * time not after now. */
+    /* Guest time at which the TSC will read `tsc`; TIMER_NEVER if that is beyond all time. A `tsc` already past gives
+     * any time not after now. */
     uint64_t (*tsc_to_ns)(void *opaque, uint64_t tsc);
 };
 
@@ -81,8 +81,8 @@ void lapic_reset(struct lapic *lapic);
  * ExtINT, LINT1 is NMI. For a boot processor that starts a kernel without firmware. */
 void lapic_set_virtual_wire(struct lapic *lapic);
 
-/* The processor's interrupt interface. has_interrupt: one that the processor priority lets through. ack: its vector, now
- * in service; -1 when there is none. */
+/* The processor's interrupt interface. has_interrupt: one that the processor priority lets through. ack: its vector,
+ * now in service; -1 when there is none. */
 bool lapic_has_interrupt(struct lapic *lapic);
 int lapic_ack(struct lapic *lapic);
 

@@ -1,5 +1,5 @@
-/* What the three files of the local APIC share: lapic.c (interrupts), lapic_registers.c (what software reads and writes)
- * and lapic_timer.c. Nobody else includes it. */
+/* What the three files of the local APIC share: lapic.c (interrupts), lapic_registers.c (what software reads and
+ * writes) and lapic_timer.c. Nobody else includes it. */
 #ifndef RING3_DEVICE_LAPIC_INTERNAL_H
 #define RING3_DEVICE_LAPIC_INTERNAL_H
 
@@ -33,7 +33,7 @@ enum { LVT_TIMER, LVT_THERMAL, LVT_PERFORMANCE, LVT_LINT0, LVT_LINT1, LVT_ERROR,
 #define ESR_ILLEGAL_REGISTER 0x80u
 
 struct lapic_state {
-    uint64_t base; /* IA32_APIC_BASE */
+    uint64_t base;     /* IA32_APIC_BASE */
     uint32_t xapic_id; /* as in the register: bits 31:24 */
     uint32_t ldr, dfr; /* xAPIC mode; x2APIC derives its own */
     uint32_t tpr, svr;

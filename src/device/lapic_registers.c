@@ -2,15 +2,15 @@
  *
  * Model. One table says of each register whether it can be read and written in xAPIC mode (by memory access at number
  * * 16) and in x2APIC mode (by MSR 800h + number), and which bits of it are reserved in x2APIC mode. Both ways end in
- * register_read() and register_write(), which are never asked for what the table forbids. xAPIC mode answers an access to
- * a register that does not exist with an error in ESR and zero; x2APIC mode with #GP.
+ * register_read() and register_write(), which are never asked for what the table forbids. xAPIC mode answers an access
+ * to a register that does not exist with an error in ESR and zero; x2APIC mode with #GP.
  *
  * The page is decoded in xAPIC mode only; otherwise it reads as ones. Registers are accessed as aligned double words;
  * narrower or unaligned reads see the bytes that are there (none beyond the first four of sixteen), such writes are
  * dropped: the manual leaves both undefined.
  *
- * IA32_APIC_BASE: disabled (EN 0, EXTD 0), xAPIC (1, 0), x2APIC (1, 1). From disabled only to xAPIC, from x2APIC only to
- * disabled; (0, 1) never.
+ * IA32_APIC_BASE: disabled (EN 0, EXTD 0), xAPIC (1, 0), x2APIC (1, 1). From disabled only to xAPIC, from x2APIC only
+ * to disabled; (0, 1) never.
  *
  * Source: SDM volume 3, "Local APIC Register Address Map", "Extended XAPIC (x2APIC)".
  */
@@ -80,7 +80,10 @@ static const uint32_t lvt_writable[LVT_COUNT] = {
 };
 
 /* Delivery status and remote IRR are read-only, not reserved. */
-#define LVT_ROW(writable) {XR | XW | X2R | X2W, ~((writable) | LVT_STATUS)}
+#define LVT_ROW(writable)                                                                                              \
+    {                                                                                                                  \
+        XR | XW | X2R | X2W, ~((writable) | LVT_STATUS)                                                                \
+    }
 
 static const struct reg regs[REG_COUNT] = {
     [REG_ID] = {XR | XW | X2R, 0},
@@ -93,9 +96,9 @@ static const struct reg regs[REG_COUNT] = {
     [REG_LDR] = {XR | XW | X2R, 0},
     [REG_DFR] = {XR | XW, 0},
     [REG_SVR] = {XR | XW | X2R | X2W, ~SVR_WRITABLE},
-    [REG_ISR ... REG_ISR + 7] = {XR | X2R, 0},
-    [REG_TMR ... REG_TMR + 7] = {XR | X2R, 0},
-    [REG_IRR ... REG_IRR + 7] = {XR | X2R, 0},
+    [REG_ISR... REG_ISR + 7] = {XR | X2R, 0},
+    [REG_TMR... REG_TMR + 7] = {XR | X2R, 0},
+    [REG_IRR... REG_IRR + 7] = {XR | X2R, 0},
     [REG_ESR] = {XR | XW | X2R | X2W, ~0u},
     [REG_ICR] = {XR | XW | X2R | X2W, ~(ICR_WRITABLE | ICR_STATUS)},
     [REG_ICR_HIGH] = {XR | XW, 0},

@@ -1,12 +1,12 @@
 /* The local APIC's timer.
  *
- * Model. The count is never stored: `timer_expiry_ns` is the guest time at which it reaches zero, and the current count is
- * the rest of the way in units of the divided clock, computed when software reads it. Software that changes the divider
- * keeps the count. One-shot: at expiry it stands still. Periodic: the next expiry is one period further; expiries that
- * were missed because nobody ran the timers are dropped, which is all that IRR could say of them anyway.
+ * Model. The count is never stored: `timer_expiry_ns` is the guest time at which it reaches zero, and the current
+ * count is the rest of the way in units of the divided clock, computed when software reads it. Software that changes
+ * the divider keeps the count. One-shot: at expiry it stands still. Periodic: the next expiry is one period further;
+ * expiries that were missed because nobody ran the timers are dropped, which is all that IRR could say of them anyway.
  *
- * A periodic timer faster than MIN_INTERVAL_NS raises interrupts only so often, or a guest could keep the host busy with
- * nothing else. The current count follows the true period.
+ * A periodic timer faster than MIN_INTERVAL_NS raises interrupts only so often, or a guest could keep the host busy
+ * with nothing else. The current count follows the true period.
  *
  * TSC deadline: the deadline is given in TSC ticks, which only the processor can convert; 0 disarms, and so it reads
  * after it has passed. Changing between this mode and the others disarms.
@@ -61,8 +61,9 @@ void lapic_timer_fired(void *opaque)
         if (now_ns >= state->timer_expiry_ns)
             state->timer_expiry_ns += period * ((now_ns - state->timer_expiry_ns) / period + 1);
         uint64_t soonest_ns = now_ns + MIN_INTERVAL_NS;
-        timer_arm(&lapic->timer,
-                  period < MIN_INTERVAL_NS && state->timer_expiry_ns < soonest_ns ? soonest_ns : state->timer_expiry_ns);
+        timer_arm(&lapic->timer, period < MIN_INTERVAL_NS && state->timer_expiry_ns < soonest_ns
+                                     ? soonest_ns
+                                     : state->timer_expiry_ns);
     } else {
         state->timer_expiry_ns = TIMER_NEVER;
         state->tsc_deadline = 0;

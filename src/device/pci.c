@@ -138,7 +138,8 @@ static void irq_update(struct pci_function *function)
 {
     uint8_t *config = function->state.config;
     bool asserted = function->state.asserted && config[PCI_INTERRUPT_PIN] != 0;
-    config[PCI_STATUS] = (uint8_t)((config[PCI_STATUS] & ~PCI_STATUS_INTERRUPT) | (asserted ? PCI_STATUS_INTERRUPT : 0));
+    config[PCI_STATUS] =
+        (uint8_t)((config[PCI_STATUS] & ~PCI_STATUS_INTERRUPT) | (asserted ? PCI_STATUS_INTERRUPT : 0));
     bool on_wire = asserted && !(pci_config_get16(function, PCI_COMMAND) & PCI_COMMAND_INTX_DISABLE);
     if (on_wire == function->on_wire)
         return;
@@ -231,7 +232,7 @@ void pci_host_write(struct pci_host *host, unsigned slot, unsigned number, unsig
         uint8_t byte = (uint8_t)(value >> (8 * i)), *config = &function->state.config[offset + i];
         uint8_t writable = function->writable[offset + i], clearable = function->clearable[offset + i];
         *config = (uint8_t)((*config & ~writable) | (byte & writable));
-        *config &= (uint8_t)~(byte & clearable);
+        *config &= (uint8_t) ~(byte & clearable);
     }
     if (offset < PCI_BAR0 + 4 * PCI_BARS && offset + size > PCI_COMMAND) {
         bars_update(function);
@@ -254,7 +255,8 @@ static void address_write(void *dev, uint64_t offset, unsigned size, uint64_t va
         host->state.config_address = (uint32_t)value & CONFIG_ADDRESS_BITS;
 }
 
-const struct io_ops pci_address_ops = {.read = address_read, .write = address_write, .name = "PCI configuration address"};
+const struct io_ops pci_address_ops = {
+    .read = address_read, .write = address_write, .name = "PCI configuration address"};
 
 /* A data access is one of the addressed function if bus 0 is addressed; it stays within the double word. */
 static bool data_hits(const struct pci_host *host, uint64_t offset, unsigned size)
@@ -319,7 +321,7 @@ static void function_reset(struct pci_function *function)
 {
     struct pci_function_state *state = &function->state;
     for (unsigned i = 0; i < PCI_CONFIG_SIZE; i++)
-        state->config[i] &= (uint8_t)~(function->writable[i] | function->clearable[i]);
+        state->config[i] &= (uint8_t) ~(function->writable[i] | function->clearable[i]);
     state->asserted = false;
     bars_update(function);
     irq_update(function);
@@ -386,8 +388,11 @@ struct pci_function *pci_add_function(struct pci_host *host, unsigned slot, unsi
         error_set(err, "out of memory");
         return NULL;
     }
-    *function = (struct pci_function){
-        .host = host, .slot = slot, .dev = dev, .ops = desc->ops != NULL ? desc->ops : &no_ops, .capabilities_end = 0x40};
+    *function = (struct pci_function){.host = host,
+                                      .slot = slot,
+                                      .dev = dev,
+                                      .ops = desc->ops != NULL ? desc->ops : &no_ops,
+                                      .capabilities_end = 0x40};
     header_init(function, desc);
     host->functions[slot][number] = function;
     bool several = false;
@@ -399,15 +404,16 @@ struct pci_function *pci_add_function(struct pci_host *host, unsigned slot, unsi
     return function;
 }
 
-void pci_set_bar(struct pci_function *function, unsigned index, enum pci_bar_kind kind, bool prefetchable, uint64_t size,
-                 const struct io_ops *ops, void *dev)
+void pci_set_bar(struct pci_function *function, unsigned index, enum pci_bar_kind kind, bool prefetchable,
+                 uint64_t size, const struct io_ops *ops, void *dev)
 {
     bool wide = kind == PCI_BAR_MEMORY64;
     check(index + wide < PCI_BARS && function->bar[index].size == 0);
     check(size != 0 && (size & (size - 1)) == 0);
     check(kind == PCI_BAR_IO ? size >= 4 && size <= 0x8000 : size >= PAGE_SIZE);
     check(wide || size <= 0x80000000u);
-    function->bar[index] = (struct pci_bar){.kind = kind, .size = size, .mapped_at = NOT_MAPPED, .ops = ops, .dev = dev};
+    function->bar[index] =
+        (struct pci_bar){.kind = kind, .size = size, .mapped_at = NOT_MAPPED, .ops = ops, .dev = dev};
     unsigned offset = PCI_BAR0 + 4 * index;
     uint64_t mask = ~(size - 1);
     set(&function->writable[offset], 4, (uint32_t)mask);

@@ -59,7 +59,8 @@ struct pci_function_ops {
     bool (*config_read)(void *dev, unsigned offset, unsigned size, uint32_t *value);
     /* After the bytes were stored through the write mask and the header's effects are done. */
     void (*config_written)(void *dev, unsigned offset, unsigned size);
-    /* On a bus reset, after all writable bits were cleared: sets registers that do not reset to zero, and the device. */
+    /* On a bus reset, after all writable bits were cleared: sets registers that do not reset to zero, and the device.
+     * */
     void (*reset)(void *dev);
 };
 
@@ -70,7 +71,7 @@ struct pci_function_desc {
     uint32_t class_code; /* base class, subclass, interface: 0x060100 is an ISA bridge */
     uint16_t subsystem_vendor_id;
     uint16_t subsystem_id;
-    uint8_t interrupt_pin; /* 0 none, 1 INTA .. 4 INTD */
+    uint8_t interrupt_pin;              /* 0 none, 1 INTA .. 4 INTD */
     const struct pci_function_ops *ops; /* may be NULL */
 };
 
@@ -101,8 +102,8 @@ struct pci_function *pci_add_function(struct pci_host *host, unsigned slot, unsi
 /* The lowest slot, from `first` on, without any function; PCI_SLOTS when all are taken. */
 unsigned pci_free_slot(const struct pci_host *host, unsigned first);
 
-void pci_set_bar(struct pci_function *function, unsigned index, enum pci_bar_kind kind, bool prefetchable, uint64_t size,
-                 const struct io_ops *ops, void *dev);
+void pci_set_bar(struct pci_function *function, unsigned index, enum pci_bar_kind kind, bool prefetchable,
+                 uint64_t size, const struct io_ops *ops, void *dev);
 
 /* Appends a capability of `length` bytes in all (header included, zeroed, read-only) and returns its offset. */
 unsigned pci_add_capability(struct pci_function *function, uint8_t id, unsigned length);

@@ -132,12 +132,12 @@ static void writable_init(uint8_t *writable)
     static const struct {
         uint8_t offset, mask;
     } rows[] = {
-        {IORT, 0x7f},       {XBCS, 0xff},        {XBCS + 1, 0x01},     {PIRQRCA, 0x8f},  {PIRQRCA + 1, 0x8f},
-        {PIRQRCA + 2, 0x8f}, {PIRQRCA + 3, 0x8f}, {TOM, 0xfe},          {MSTAT, 0x80},    {MBIRQ0, 0xef},
-        {MBIRQ0 + 1, 0xef}, {MBDMA0, 0x8f},      {MBDMA0 + 1, 0x8f},   {PCSC, 0xff},     {PCSC + 1, 0xff},
-        {APICBASE, 0x7f},   {DLC, 0x0f},         {SMICNTL, 0x1f},      {SMIEN, 0xff},    {SMIEN + 1, 0x01},
-        {SEE, 0xff},        {SEE + 1, 0xff},     {SEE + 2, 0xff},      {SEE + 3, 0xa0},  {FTMR, 0xff},
-        {SMIREQ, 0xff},     {SMIREQ + 1, 0x01},  {CTLTMR, 0xff},       {CTHTMR, 0xff},
+        {IORT, 0x7f},        {XBCS, 0xff},        {XBCS + 1, 0x01},   {PIRQRCA, 0x8f}, {PIRQRCA + 1, 0x8f},
+        {PIRQRCA + 2, 0x8f}, {PIRQRCA + 3, 0x8f}, {TOM, 0xfe},        {MSTAT, 0x80},   {MBIRQ0, 0xef},
+        {MBIRQ0 + 1, 0xef},  {MBDMA0, 0x8f},      {MBDMA0 + 1, 0x8f}, {PCSC, 0xff},    {PCSC + 1, 0xff},
+        {APICBASE, 0x7f},    {DLC, 0x0f},         {SMICNTL, 0x1f},    {SMIEN, 0xff},   {SMIEN + 1, 0x01},
+        {SEE, 0xff},         {SEE + 1, 0xff},     {SEE + 2, 0xff},    {SEE + 3, 0xa0}, {FTMR, 0xff},
+        {SMIREQ, 0xff},      {SMIREQ + 1, 0x01},  {CTLTMR, 0xff},     {CTHTMR, 0xff},
     };
     for (unsigned i = 0; i < ARRAY_LEN(rows); i++)
         writable[rows[i].offset] = rows[i].mask;

@@ -70,13 +70,13 @@ struct masks {
 };
 
 static const struct masks masks[PIIX4_PM_SIZE] = {
-    [PMSTS] = {0, 0x31},      [PMSTS + 1] = {0, 0x8d}, [PMEN] = {0x21, 0},       [PMEN + 1] = {0x05, 0},
-    [PMCNTRL] = {0x03, 0},    [PMCNTRL + 1] = {0x1c, 0}, [GPSTS] = {0, 0xff},    [GPSTS + 1] = {0, 0xff},
-    [GPEN] = {0xff, 0},       [GPEN + 1] = {0xff, 0},  [0x10] = {0x1e, 0},       [0x11] = {0x3e, 0}, /* PCNTRL */
-    [0x12] = {0x03, 0},       [0x20] = {0xff, 0},      [0x21] = {0x0f, 0},                          /* GLBEN */
-    [0x28] = {0xfc, 0},       [0x29] = {0xff, 0},      [0x2a] = {0xff, 0},       [0x2b] = {0x07, 0}, /* GLBCTL */
-    [0x2c] = {0xff, 0},       [0x2d] = {0xff, 0},      [0x2e] = {0xff, 0},       [0x2f] = {0xff, 0}, /* DEVCTL */
-    [0x34] = {0xff, 0},       [0x35] = {0xff, 0},      [0x36] = {0xff, 0},       [0x37] = {0x7f, 0}, /* GPOREG */
+    [PMSTS] = {0, 0x31},   [PMSTS + 1] = {0, 0x8d},   [PMEN] = {0x21, 0},  [PMEN + 1] = {0x05, 0},
+    [PMCNTRL] = {0x03, 0}, [PMCNTRL + 1] = {0x1c, 0}, [GPSTS] = {0, 0xff}, [GPSTS + 1] = {0, 0xff},
+    [GPEN] = {0xff, 0},    [GPEN + 1] = {0xff, 0},    [0x10] = {0x1e, 0},  [0x11] = {0x3e, 0}, /* PCNTRL */
+    [0x12] = {0x03, 0},    [0x20] = {0xff, 0},        [0x21] = {0x0f, 0},                      /* GLBEN */
+    [0x28] = {0xfc, 0},    [0x29] = {0xff, 0},        [0x2a] = {0xff, 0},  [0x2b] = {0x07, 0}, /* GLBCTL */
+    [0x2c] = {0xff, 0},    [0x2d] = {0xff, 0},        [0x2e] = {0xff, 0},  [0x2f] = {0xff, 0}, /* DEVCTL */
+    [0x34] = {0xff, 0},    [0x35] = {0xff, 0},        [0x36] = {0xff, 0},  [0x37] = {0x7f, 0}, /* GPOREG */
 };
 
 static unsigned get16(const struct piix4_pm *pm, unsigned offset)
@@ -174,7 +174,7 @@ static void pm_write(void *dev, uint64_t offset, unsigned size, uint64_t value)
         unsigned at = (unsigned)offset + i;
         uint8_t byte = (uint8_t)(value >> (8 * i)), *reg = &pm->state.reg[at];
         *reg = (uint8_t)((*reg & ~masks[at].writable) | (byte & masks[at].writable));
-        *reg &= (uint8_t)~(byte & masks[at].clearable);
+        *reg &= (uint8_t) ~(byte & masks[at].clearable);
         sleep |= at == PMCNTRL + 1 && byte & PMCNTRL_SUS_EN_BYTE1;
     }
     if (sleep)

@@ -47,8 +47,8 @@ void piix4_pm_destroy(struct piix4_pm *pm);
 /* The user pressed the power button. True if the guest listens (ACPI mode, event enabled); it is latched anyway. */
 bool piix4_pm_power_button(struct piix4_pm *pm);
 
-/* General purpose event `n` (0 to 15) happened. The low twelve are the PIIX4's (0 thermal, 8 USB, 9 GPI, 10 ring, 11 lid)
- * as far as it has them; the others are the board's to define in its DSDT. */
+/* General purpose event `n` (0 to 15) happened. The low twelve are the PIIX4's (0 thermal, 8 USB, 9 GPI, 10 ring, 11
+ * lid) as far as it has them; the others are the board's to define in its DSDT. */
 void piix4_pm_gpe(struct piix4_pm *pm, unsigned n);
 
 /* APMC and APMS, two ports (B2h on a PC). `dev` is the struct piix4_pm. */

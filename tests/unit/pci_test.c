@@ -129,7 +129,8 @@ static uint32_t config_get(struct pci_bench *b, unsigned slot, unsigned function
     return in(b, (uint16_t)(CFC + (offset & 3)), size);
 }
 
-static void config_put(struct pci_bench *b, unsigned slot, unsigned function, unsigned offset, unsigned size, uint32_t value)
+static void config_put(struct pci_bench *b, unsigned slot, unsigned function, unsigned offset, unsigned size,
+                       uint32_t value)
 {
     out(b, CF8, 4, 0x80000000 | slot << 11 | function << 8 | (offset & 0xfc));
     out(b, (uint16_t)(CFC + (offset & 3)), size, value);
