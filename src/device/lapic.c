@@ -19,8 +19,8 @@
  *
  * Choices where processors differ or the manual leaves them: no focus processor; ICR trigger mode counts for INIT only;
  * NMI, INIT and the like to "self" shorthands work; a remote read is ignored; CMCI's entry is absent (the version
- * register says six entries). INIT resets everything but the mode, the ID and the levels of wires. LINT polarity is remembered
- * only.
+ * register says six entries). INIT resets everything but the mode, the ID and the levels of wires. LINT polarity is
+ * remembered only.
  *
  * Not emulated: bus arbitration IDs, checksum errors, delivery status (always idle), thermal and performance sources
  * (lapic_raise() is their entrance).
