@@ -1,0 +1,207 @@
+/* A virtual processor's life: creation, RESET and INIT, the state derived from its registers, and the way out.
+ *
+ * Derived state. CPL is SS.DPL in protected mode (so conforming code and null stack segments need no special case), 0 in
+ * real mode, 3 in virtual-8086 mode. `code_mode` says how bytes at CS:RIP decode and whether segments have to be
+ * looked at; `tlb` is the translation cache of the current access rights, or the one that stays empty while
+ * alignment checks or data breakpoints make every access special.
+ *
+ * When 64-bit code is left for another mode the upper halves of RAX to RDI are cleared: the SDM leaves them
+ * undefined (vol. 1, 3.4.1.1), and 32-bit code here relies on zeros. R8 to R15 are kept.
+ *
+ * SDM vol. 3, 9.1 (reset), 4.6 (access rights), 17.2.4 (debug registers).
+ */
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/check.h"
+#include "cpu/cpuid.h"
+#include "cpu/descriptor.h"
+#include "cpu/msr.h"
+#include "mmu/access.h"
+
+struct vcpu *vcpu_create(struct memory *memory, const struct cpu_model *model, unsigned index, struct log *log,
+                         struct error *err)
+{
+    size_t size = (sizeof(struct vcpu) + 63) & ~(size_t)63;
+    struct vcpu *v = aligned_alloc(64, size);
+    if (v == NULL) {
+        error_set(err, "no memory for processor %u: %zu bytes are needed", index, size);
+        return NULL;
+    }
+    memset(v, 0, size);
+    v->memory = memory;
+    v->model = model;
+    v->index = index;
+    v->apic_id = index;
+    v->log = log;
+    v->maxphyaddr = model->maxphyaddr;
+    v->a20_mask = ~0ull;
+    v->tlb = &v->tlbs[TLB_KERNEL];
+    mmu_init(v);
+    vcpu_reset(v, false);
+    return v;
+}
+
+void vcpu_destroy(struct vcpu *v)
+{
+    free(v);
+}
+
+static void reset_segments(struct vcpu *v)
+{
+    for (unsigned seg = 0; seg < SEG_COUNT; seg++)
+        v->seg[seg] = (struct segment){.attr = ATTR_REAL, .limit = 0xffff};
+    v->seg[SEG_CS].selector = 0xf000;
+    v->seg[SEG_CS].base = 0xffff0000;
+    v->seg[SEG_CS].attr = SEG_ATTR_P | SEG_ATTR_S | 0xb;
+    v->seg[SEG_LDTR].attr = SEG_ATTR_P | TYPE_LDT;
+    v->seg[SEG_TR].attr = SEG_ATTR_P | TYPE_TSS32_BUSY;
+    v->gdtr = v->idtr = (struct table_register){.limit = 0xffff};
+}
+
+void vcpu_reset(struct vcpu *v, bool init)
+{
+    memset(v->regs, 0, sizeof v->regs);
+    v->regs[RDX] = v->model->signature;
+    rflags_set(v, 0);
+    v->rip = v->next_rip = 0xfff0;
+    v->in = v->run_start = v->link = NULL;
+    v->rsp_restore_armed = false;
+    reset_segments(v);
+    v->cr0 = init ? (v->cr0 & (CR0_CD | CR0_NW)) | CR0_ET : CR0_CD | CR0_NW | CR0_ET;
+    v->cr2 = v->cr3 = v->cr4 = v->efer = 0;
+    if (!init)
+        v->xcr0 = XCR0_X87;
+    memset(v->dr, 0, sizeof v->dr);
+    v->dr[6] = 0xffff0ff0;
+    v->dr[7] = 0x400;
+    v->shadow = 0;
+    v->nmi_blocked = false;
+    v->dr6_pending = 0;
+    v->activity = v->index == 0 ? ACTIVITY_RUNNING : ACTIVITY_WAIT_SIPI;
+    v->monitor_armed = false;
+    v->fault_chain_length = 0;
+    v->rmw.active = false;
+    memset(v->pdpte, 0, sizeof v->pdpte);
+    fpu_reset(v, init);
+    msr_reset(v, init);
+    mmu_flush(v);
+    vcpu_mode_changed(v);
+}
+
+/* ---- derived state ---- */
+
+/* Base 0, limit 4 GiB, nothing that an access would have to be checked for. */
+static bool segment_is_flat(const struct segment *s, uint32_t type_mask, uint32_t type)
+{
+    const uint32_t mask = SEG_ATTR_NULL | SEG_ATTR_P | SEG_ATTR_S | type_mask;
+    return s->base == 0 && s->limit == 0xffffffff && (s->attr & mask) == (SEG_ATTR_P | SEG_ATTR_S | type);
+}
+
+static bool segments_are_flat(const struct vcpu *v)
+{
+    const uint32_t data_mask = SEG_ATTR_CODE | SEG_ATTR_EC | SEG_ATTR_RW;
+    return segment_is_flat(&v->seg[SEG_CS], SEG_ATTR_CODE | SEG_ATTR_RW | SEG_ATTR_DB,
+                           SEG_ATTR_CODE | SEG_ATTR_RW | SEG_ATTR_DB) &&
+           segment_is_flat(&v->seg[SEG_SS], data_mask | SEG_ATTR_DB, SEG_ATTR_RW | SEG_ATTR_DB) &&
+           segment_is_flat(&v->seg[SEG_DS], data_mask, SEG_ATTR_RW) &&
+           segment_is_flat(&v->seg[SEG_ES], data_mask, SEG_ATTR_RW);
+}
+
+static enum code_mode code_mode_of(const struct vcpu *v)
+{
+    const struct segment *cs = &v->seg[SEG_CS];
+    if (vcpu_long_mode(v) && (cs->attr & SEG_ATTR_L))
+        return CODE_64;
+    if (!(cs->attr & SEG_ATTR_DB))
+        return CODE_16;
+    return vcpu_protected(v) && segments_are_flat(v) ? CODE_32_FLAT : CODE_32;
+}
+
+static bool data_breakpoint_enabled(uint64_t dr7)
+{
+    if (!(dr7 & 0xff))
+        return false;
+    for (unsigned i = 0; i < 4; i++)
+        if ((dr7 >> 2 * i & 3) && (dr7 >> (16 + 4 * i) & 1)) /* write, or read and write */
+            return true;
+    return false;
+}
+
+static enum tlb_kind tlb_of(const struct vcpu *v)
+{
+    bool ac = v->rflags_rest & FLAG_AC;
+    if (((v->cr0 & CR0_AM) && ac && v->cpl == 3) || data_breakpoint_enabled(v->dr[7]))
+        return TLB_NONE;
+    if (v->cpl == 3)
+        return TLB_USER;
+    return !(v->cr4 & CR4_SMAP) || ac ? TLB_KERNEL_AC : TLB_KERNEL;
+}
+
+void vcpu_mode_changed(struct vcpu *v)
+{
+    enum code_mode before = v->code_mode;
+    if (!(v->cr0 & CR0_PE))
+        v->cpl = 0;
+    else if (vcpu_v86(v))
+        v->cpl = 3;
+    else
+        v->cpl = (uint8_t)segment_dpl(&v->seg[SEG_SS]);
+    v->code_mode = (uint8_t)code_mode_of(v);
+    v->stack_big = v->code_mode == CODE_64 || (v->seg[SEG_SS].attr & SEG_ATTR_DB);
+    v->flat = v->code_mode == CODE_64 || v->code_mode == CODE_32_FLAT;
+    if (before == CODE_64 && v->code_mode != CODE_64)
+        for (unsigned i = RAX; i <= RDI; i++)
+            v->regs[i] = (uint32_t)v->regs[i];
+    enum tlb_kind kind = tlb_of(v);
+    v->tlb = &v->tlbs[kind];
+    if (kind != TLB_NONE)
+        v->tlb->used = true;
+    v->stepping = (v->rflags_rest & (FLAG_TF | FLAG_RF)) || (v->dr[7] & 0xff) || v->shadow != 0 || v->dr6_pending != 0;
+}
+
+/* ---- the outside ---- */
+
+void vcpu_raise(struct vcpu *v, uint32_t pending)
+{
+    atomic_fetch_or(&v->pending, pending);
+    __atomic_store_n(&v->instructions_stop, 0, __ATOMIC_RELAXED);
+}
+
+void vcpu_exit(struct vcpu *v, struct exit *exit)
+{
+    if (!(v->cr0 & CR0_PE))
+        exit->mode = EXIT_MODE_REAL;
+    else if (vcpu_v86(v))
+        exit->mode = EXIT_MODE_V86;
+    else
+        exit->mode = v->cpl == 3 ? EXIT_MODE_USER : EXIT_MODE_KERNEL;
+    exit->rip = v->rip;
+    if (v->exit != NULL)
+        v->exit(v, exit);
+    else if (exit->reason == EXIT_IO_IN || exit->reason == EXIT_MMIO_READ)
+        exit->value = UINT64_MAX;
+}
+
+const char *exit_reason_name(enum exit_reason reason)
+{
+    static const char *const names[EXIT_REASON_COUNT] = {
+#define X(id, name) [EXIT_##id] = name,
+        EXIT_REASONS(X)
+#undef X
+    };
+    check((unsigned)reason < EXIT_REASON_COUNT);
+    return names[reason];
+}
+
+const char *exit_mode_name(enum exit_mode mode)
+{
+    static const char *const names[EXIT_MODE_COUNT] = {
+        [EXIT_MODE_REAL] = "real",
+        [EXIT_MODE_V86] = "v86",
+        [EXIT_MODE_KERNEL] = "kernel",
+        [EXIT_MODE_USER] = "user",
+    };
+    check((unsigned)mode < EXIT_MODE_COUNT);
+    return names[mode];
+}
