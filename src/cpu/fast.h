@@ -18,6 +18,9 @@ struct pick {
 };
 typedef insn_fn *pick_fn(const struct pick *p);
 
+/* What a picker returns for an operand form that is run on the host. */
+insn_fn pick_host;
+
 /* Runs in->op with rip materialised, then leaves straight-line code (STOP) or goes on if nothing changed (CALL). */
 insn_fn run_slow, run_slow_continue;
 

@@ -244,7 +244,7 @@ struct vcpu {
     uint8_t code_mode;            /* enum code_mode */
     bool stack_big;               /* SS.B, or 64-bit mode */
     bool flat;                    /* see CODE_32_FLAT */
-    bool stepping;                /* the engine must look after every instruction: TF, DRs, shadow ... */
+    bool stepping;                /* the engine must look after every instruction: TF or a debug register is on */
     bool rsp_restore_armed;       /* an instruction that moved RSP may still fault: the engine puts back ... */
     uint64_t rsp_restore;         /* ... this */
     _Atomic uint32_t pending;
@@ -265,6 +265,7 @@ struct vcpu {
     uint32_t apic_id;
     gva_t monitor_gva;       /* armed by MONITOR */
     bool monitor_armed;
+    bool mwait_breaks;       /* halted by MWAIT with ECX bit 0: an interrupt wakes it even with IF clear */
 
     /* --- faults --- */
     struct fault fault;          /* the one being raised */
@@ -316,6 +317,9 @@ void vcpu_mode_changed(struct vcpu *v);
 
 /* Any thread: sets PENDING_* bits and makes the vCPU look soon. Waking a halted vCPU's thread is the machine's task. */
 void vcpu_raise(struct vcpu *v, uint32_t pending);
+
+/* Whether the engine has something to do: running, or something is pending that wakes the processor. Any thread. */
+bool vcpu_runnable(const struct vcpu *v);
 
 /* Goes through the door; fills in mode and rip. */
 void vcpu_exit(struct vcpu *v, struct exit *exit);

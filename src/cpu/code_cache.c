@@ -1,0 +1,350 @@
+/* See code_cache.h for the model. */
+#include "cpu/code_cache.h"
+
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+
+#include "base/check.h"
+#include "cpu/decode.h"
+#include "cpu/fast.h"
+#include "cpu/host_exec.h"
+#include "memory/memory.h"
+#include "mmu/access.h"
+
+#define ARENA_RECORDS (1u << 20)
+#define RUN_MAX 64u          /* instructions decoded at once */
+#define ARENA_SLACK 256u     /* reset before this few are left */
+#define BUCKETS 4096u
+#define SPANNING_SLOTS 64u
+
+struct code_page {
+    uint64_t gpfn;
+    uint8_t mode;
+    bool watched;
+    bool has_code;            /* some index is set */
+    const uint8_t *hva;
+    struct code_page *next;   /* in its bucket */
+    uint32_t index[PAGE_SIZE]; /* by offset: record number in the arena, 0 for none */
+};
+
+struct spanning {
+    gva_t gva;
+    uint8_t mode;
+    uint8_t len;              /* 0: empty */
+    uint8_t bytes[INSN_MAX_BYTES];
+    struct insn records[2];
+};
+
+struct code_cache {
+    struct insn *arena;       /* record 0 is not used */
+    uint32_t used;
+    struct code_page *buckets[BUCKETS];
+    struct spanning spanning[SPANNING_SLOTS];
+    struct insn single[2];
+};
+
+struct code_cache *code_cache_create(struct error *err)
+{
+    struct code_cache *cache = calloc(1, sizeof *cache);
+    if (cache == NULL) {
+        error_set(err, "out of memory");
+        return NULL;
+    }
+    cache->arena = mmap(NULL, ARENA_RECORDS * sizeof(struct insn), PROT_READ | PROT_WRITE,
+                        MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (cache->arena == MAP_FAILED) {
+        error_set(err, "no memory for decoded instructions: %m");
+        free(cache);
+        return NULL;
+    }
+    cache->used = 1;
+    return cache;
+}
+
+static void free_pages(struct code_cache *cache)
+{
+    for (unsigned i = 0; i < BUCKETS; i++) {
+        for (struct code_page *page = cache->buckets[i], *next; page != NULL; page = next) {
+            next = page->next;
+            free(page);
+        }
+        cache->buckets[i] = NULL;
+    }
+}
+
+void code_cache_destroy(struct code_cache *cache)
+{
+    if (cache == NULL)
+        return;
+    free_pages(cache);
+    munmap(cache->arena, ARENA_RECORDS * sizeof(struct insn));
+    free(cache);
+}
+
+void code_cache_reset(struct vcpu *v)
+{
+    struct code_cache *cache = v->code;
+    for (unsigned i = 0; i < BUCKETS; i++)
+        for (struct code_page *page = cache->buckets[i]; page != NULL; page = page->next)
+            memory_unwatch(v->memory, page->gpfn);
+    free_pages(cache);
+    cache->used = 1;
+    memset(cache->spanning, 0, sizeof cache->spanning);
+    memset(v->itlb, 0xff, sizeof v->itlb);
+    v->link = NULL;
+    host_exec_reset(v->host_exec);
+}
+
+/* ---- pages ---- */
+
+static struct code_page **bucket(struct code_cache *cache, uint64_t gpfn)
+{
+    return &cache->buckets[(gpfn ^ gpfn >> 12) & (BUCKETS - 1)];
+}
+
+static struct code_page *page_find(struct vcpu *v, gpa_t gpa, enum code_mode mode)
+{
+    uint64_t gpfn = gpa >> PAGE_SHIFT;
+    struct code_page **list = bucket(v->code, gpfn);
+    for (struct code_page *page = *list; page != NULL; page = page->next)
+        if (page->gpfn == gpfn && page->mode == mode)
+            return page;
+    struct page_backing backing = memory_page(v->memory, gpa);
+    if (backing.kind != PAGE_RAM && backing.kind != PAGE_ROM)
+        return NULL;
+    struct code_page *page = calloc(1, sizeof *page);
+    check(page != NULL);
+    page->gpfn = gpfn;
+    page->mode = (uint8_t)mode;
+    page->hva = backing.hva;
+    page->next = *list;
+    *list = page;
+    v->count.code_pages++;
+    return page;
+}
+
+static void page_watch(struct vcpu *v, struct code_page *page)
+{
+    if (page->watched)
+        return;
+    page->watched = true;
+    memory_watch(v->memory, page->gpfn);
+    mmu_stop_plain_writes(v, page->gpfn << PAGE_SHIFT);
+}
+
+/* Makes every record of the page look itself up again, and forgets where they are. */
+static void page_discard(struct vcpu *v, struct code_page *page)
+{
+    page->watched = false;
+    if (!page->has_code)
+        return;
+    for (unsigned off = 0; off < PAGE_SIZE; off++) {
+        uint32_t at = page->index[off];
+        if (at == 0)
+            continue;
+        v->code->arena[at].fn = run_again;
+        struct insn *after = &v->code->arena[at + 1];
+        if (after->fn == run_end)
+            after->fn = run_again;
+    }
+    memset(page->index, 0, sizeof page->index);
+    page->has_code = false;
+}
+
+void code_cache_written(struct vcpu *v, uint64_t gpfn)
+{
+    memory_unwatch(v->memory, gpfn);
+    bool any = false;
+    for (struct code_page *page = *bucket(v->code, gpfn); page != NULL; page = page->next) {
+        if (page->gpfn == gpfn) {
+            any |= page->has_code;
+            page_discard(v, page);
+        }
+    }
+    if (!any)
+        return;
+    v->count.code_invalidations++;
+    struct exit exit = {.reason = EXIT_CODE_WRITE, .address = gpfn << PAGE_SHIFT};
+    vcpu_exit(v, &exit);
+}
+
+/* ---- decoding ---- */
+
+/* Decodes straight-line code from `off` until it ends, leaves the page, or meets what is decoded already. Returns the
+ * record number, or 0 if the first instruction spans into the next page. */
+static uint32_t decode_run(struct vcpu *v, struct code_page *page, unsigned off)
+{
+    struct code_cache *cache = v->code;
+    uint32_t start = cache->used;
+    for (unsigned n = 0;; n++) {
+        struct insn *in = &cache->arena[cache->used];
+        bool stop = n == RUN_MAX || off >= PAGE_SIZE || page->index[off] != 0;
+        if (!stop) {
+            unsigned available = PAGE_SIZE - off < INSN_MAX_BYTES ? PAGE_SIZE - off : INSN_MAX_BYTES;
+            stop = decode_insn(v, page->mode, page->hva + off, available, off, in) == DECODE_SHORT;
+        }
+        if (stop) {
+            if (n == 0)
+                return 0;
+            *in = (struct insn){.fn = run_end, .off = (uint16_t)off, .mode = page->mode};
+            cache->used++;
+            break;
+        }
+        page->index[off] = cache->used++;
+        page->has_code = true;
+        if (insn_ends_run(in)) {
+            cache->arena[cache->used++] = (struct insn){.fn = run_end, .off = (uint16_t)(off + in->len), .mode = page->mode};
+            break;
+        }
+        off += in->len;
+    }
+    page_watch(v, page);
+    return start;
+}
+
+/* ---- instructions apart from runs ---- */
+
+static const struct insn *finish_single(struct insn *records, enum code_mode mode)
+{
+    records[1] = (struct insn){.fn = run_end, .off = (uint16_t)(records[0].off + records[0].len), .mode = (uint8_t)mode};
+    return records;
+}
+
+static void check_code_limit(struct vcpu *v, unsigned len)
+{
+    if (v->code_mode != CODE_64 && v->rip + len - 1 > v->seg[SEG_CS].limit)
+        fault_gp(v, 0);
+}
+
+/* Fetches the instruction at `gva` bytewise as far as needed, each page with its own permission check. */
+static unsigned fetch_bytes(struct vcpu *v, gva_t gva, uint8_t *bytes, unsigned from, unsigned to)
+{
+    for (unsigned done = from; done < to;) {
+        gva_t at = gva + done;
+        if (v->code_mode != CODE_64)
+            at = (uint32_t)at;
+        unsigned in_page = PAGE_SIZE - (unsigned)(at & PAGE_OFFSET_MASK);
+        unsigned n = to - done < in_page ? to - done : in_page;
+        gpa_t gpa = mmu_translate(v, at, ACCESS_FETCH | access_current(v));
+        struct page_backing page = memory_page(v->memory, gpa);
+        if (page.kind == PAGE_RAM || page.kind == PAGE_ROM)
+            memcpy(bytes + done, page.hva + (gpa & PAGE_OFFSET_MASK), n);
+        else
+            memset(bytes + done, 0xff, n); /* nobody runs code from a device */
+        done += n;
+    }
+    return to;
+}
+
+/* An instruction that no run holds: it spans pages, lies in device space, or ends near the limit of CS. */
+static const struct insn *lookup_apart(struct vcpu *v, gva_t gva)
+{
+    unsigned off = (unsigned)(gva & PAGE_OFFSET_MASK);
+    unsigned available = PAGE_SIZE - off < INSN_MAX_BYTES ? PAGE_SIZE - off : INSN_MAX_BYTES;
+    uint8_t bytes[INSN_MAX_BYTES];
+    if (v->code_mode != CODE_64) {
+        check_code_limit(v, 1);
+        uint64_t left = (uint64_t)v->seg[SEG_CS].limit - v->rip + 1;
+        available = left < available ? (unsigned)left : available;
+    }
+    fetch_bytes(v, gva, bytes, 0, available);
+    struct spanning *slot = &v->code->spanning[(gva ^ gva >> 12) & (SPANNING_SLOTS - 1)];
+    bool same = slot->len != 0 && slot->gva == gva && slot->mode == v->code_mode;
+    if (same && slot->len > available) {
+        check_code_limit(v, slot->len);
+        available = fetch_bytes(v, gva, bytes, available, slot->len);
+    }
+    if (same && memcmp(slot->bytes, bytes, slot->len) == 0)
+        return slot->records;
+    struct insn in;
+    while (decode_insn(v, v->code_mode, bytes, available, off, &in) == DECODE_SHORT) {
+        check_code_limit(v, available + 1);
+        available = fetch_bytes(v, gva, bytes, available, available + 1);
+    }
+    check_code_limit(v, in.len);
+    slot->gva = gva;
+    slot->mode = v->code_mode;
+    slot->len = in.len <= available ? in.len : (uint8_t)available;
+    memcpy(slot->bytes, bytes, slot->len);
+    slot->records[0] = in;
+    return finish_single(slot->records, v->code_mode);
+}
+
+/* ---- lookup ---- */
+
+static uint64_t itlb_tag(const struct vcpu *v, gva_t gva)
+{
+    return (gva & ~PAGE_OFFSET_MASK) | (unsigned)v->code_mode << 1 | (v->cpl == 3);
+}
+
+static struct code_page *page_translate(struct vcpu *v, gva_t gva, struct itlb_entry *entry)
+{
+    struct code_cache *cache = v->code;
+    if (ARENA_RECORDS - cache->used < ARENA_SLACK || host_exec_full(v->host_exec))
+        code_cache_reset(v);
+    gpa_t gpa = mmu_translate(v, gva, ACCESS_FETCH | access_current(v));
+    struct code_page *page = page_find(v, gpa, v->code_mode);
+    if (page != NULL)
+        *entry = (struct itlb_entry){.tag = itlb_tag(v, gva), .page = page};
+    return page;
+}
+
+/* Linear address of the next instruction; #GP(0) beyond the limit of CS comes with the fetch. */
+static gva_t code_gva(const struct vcpu *v)
+{
+    if (v->code_mode == CODE_64)
+        return v->rip;
+    return (uint32_t)(v->rip + v->seg[SEG_CS].base);
+}
+
+static bool near_code_limit(const struct vcpu *v, unsigned off)
+{
+    if (v->code_mode == CODE_64 || v->code_mode == CODE_32_FLAT)
+        return false;
+    return v->rip - off + PAGE_OFFSET_MASK > v->seg[SEG_CS].limit || v->rip < off;
+}
+
+static uint32_t run_number(struct vcpu *v, struct code_page *page, unsigned off)
+{
+    uint32_t at = page->index[off];
+    if (likely(at != 0))
+        return at;
+    if (ARENA_RECORDS - v->code->used < ARENA_SLACK || host_exec_full(v->host_exec))
+        return UINT32_MAX;
+    return decode_run(v, page, off);
+}
+
+const struct insn *code_lookup(struct vcpu *v)
+{
+    for (;;) {
+        gva_t gva = code_gva(v);
+        unsigned off = (unsigned)(gva & PAGE_OFFSET_MASK);
+        v->regs[GPR_PAGE] = v->rip - off;
+        struct itlb_entry *entry = &v->itlb[gva >> PAGE_SHIFT & (ITLB_SIZE - 1)];
+        struct code_page *page = entry->page;
+        if (unlikely(entry->tag != itlb_tag(v, gva)))
+            page = page_translate(v, gva, entry);
+        if (unlikely(page == NULL || near_code_limit(v, off)))
+            return lookup_apart(v, gva);
+        uint32_t at = run_number(v, page, off);
+        if (likely(at != UINT32_MAX))
+            return at != 0 ? &v->code->arena[at] : lookup_apart(v, gva);
+        code_cache_reset(v); /* full */
+    }
+}
+
+static bool keeps_target(const struct insn *in)
+{
+    return in->row < ROW_COUNT && insn_rows[in->row].lowering == LOWER_BRANCH && in->fn != run_slow;
+}
+
+const struct insn *code_lookup_single(struct vcpu *v)
+{
+    struct insn *records = v->code->single;
+    records[0] = *code_lookup(v);
+    if (keeps_target(&records[0]))
+        records[0].target = NULL;
+    v->link = NULL;
+    return finish_single(records, records[0].mode);
+}

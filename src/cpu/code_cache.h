@@ -1,0 +1,37 @@
+/* Decoded code, by physical page.
+ *
+ * A code_page belongs to one physical page and one code mode. Each offset at which an instruction has been met names its
+ * record; records of successive instructions lie one after the other, so straight-line code runs by `in + 1`. A run ends
+ * with an instruction that never falls through, or with a record of run_end.
+ *
+ * The physical page is watched while anything decoded from it is alive. A write discards it: each of its records becomes
+ * run_again, so that even code that modifies what comes right behind it finds the new bytes; the page is decoded anew when
+ * it is next executed. Records lie in an arena that is only reclaimed as a whole (code_cache_reset), never while
+ * one of them is running.
+ *
+ * An instruction that spans two pages is never part of a run: it is kept apart with its bytes, which are compared at each
+ * execution.
+ *
+ * Per vCPU; its thread only, but code_cache_written(), which the machine calls with the vCPU's thread stopped or itself.
+ */
+#ifndef RING3_CPU_CODE_CACHE_H
+#define RING3_CPU_CODE_CACHE_H
+
+#include "cpu/insn.h"
+
+struct code_cache *code_cache_create(struct error *err);
+void code_cache_destroy(struct code_cache *cache);
+
+/* The record for the instruction at CS:rip, ready to run: sets v->regs[GPR_PAGE]. Raises the faults of fetching. */
+const struct insn *code_lookup(struct vcpu *v);
+
+/* The same, but a private copy followed by a run_end, for single-stepping. Direct branches forget their targets. */
+const struct insn *code_lookup_single(struct vcpu *v);
+
+/* The physical page was written: discard what was decoded from it. */
+void code_cache_written(struct vcpu *v, uint64_t gpfn);
+
+/* Discards everything. Not while a record is running. */
+void code_cache_reset(struct vcpu *v);
+
+#endif
