@@ -224,7 +224,8 @@ struct msr_state {
     uint64_t tsc_adjust;     /* IA32_TSC_ADJUST */
     uint64_t debugctl, mcg_status, mc_bank[4 * 8];
     uint64_t kvm_wall_clock, kvm_system_time;
-    uint64_t bios_sign_id, spec_ctrl, xss, feature_control;
+    uint64_t bios_sign_id, spec_ctrl, xss, feature_control, mcg_ctl;
+    uint64_t syscfg, hwcr, top_mem[2]; /* AMD */
 };
 
 struct vcpu {
