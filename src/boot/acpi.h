@@ -48,19 +48,19 @@ struct acpi_description {
 
     /* Power management: the fixed hardware of the FADT. Ports 0 mean "absent" except for pm1a_*, pm_timer, which
      * every machine has. */
-    uint8_t sci_irq;         /* ISA number; add an override when it is level/high, as the PIIX4's is */
-    uint16_t pm1a_event;     /* 4 bytes */
-    uint16_t pm1a_control;   /* 2 bytes */
-    uint16_t pm_timer;       /* 4 bytes */
-    bool pm_timer_32bit;     /* else 24 bits count */
-    uint16_t gpe0;           /* status and enable registers */
-    uint8_t gpe0_size;       /* bytes of both; even */
-    uint16_t smi_command;    /* 0: ACPI mode is always on */
-    uint8_t acpi_enable;     /* values for smi_command */
+    uint8_t sci_irq;       /* ISA number; add an override when it is level/high, as the PIIX4's is */
+    uint16_t pm1a_event;   /* 4 bytes */
+    uint16_t pm1a_control; /* 2 bytes */
+    uint16_t pm_timer;     /* 4 bytes */
+    bool pm_timer_32bit;   /* else 24 bits count */
+    uint16_t gpe0;         /* status and enable registers */
+    uint8_t gpe0_size;     /* bytes of both; even */
+    uint16_t smi_command;  /* 0: ACPI mode is always on */
+    uint8_t acpi_enable;   /* values for smi_command */
     uint8_t acpi_disable;
-    bool has_power_button;   /* PWRBTN_STS and PWRBTN_EN work */
-    uint8_t s5_type;         /* SLP_TYP that powers off, 0..7 */
-    uint16_t reset_port;     /* 0xcf9; 0: absent */
+    bool has_power_button; /* PWRBTN_STS and PWRBTN_EN work */
+    uint8_t s5_type;       /* SLP_TYP that powers off, 0..7 */
+    uint16_t reset_port;   /* 0xcf9; 0: absent */
     uint8_t reset_value;
 
     /* The PCI root bridge. */

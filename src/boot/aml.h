@@ -48,7 +48,7 @@ size_t aml_scope_begin(struct aml *aml, const char *path);
 size_t aml_device_begin(struct aml *aml, const char *path);
 size_t aml_method_begin(struct aml *aml, const char *path, unsigned args);
 size_t aml_package_begin(struct aml *aml, uint8_t count);
-size_t aml_if_begin(struct aml *aml); /* the predicate follows */
+size_t aml_if_begin(struct aml *aml);                        /* the predicate follows */
 size_t aml_field_begin(struct aml *aml, const char *region); /* byte access, no lock, preserve */
 void aml_field_unit(struct aml *aml, const char *name, unsigned bits);
 void aml_processor(struct aml *aml, const char *path, uint8_t id);

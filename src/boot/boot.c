@@ -118,8 +118,8 @@ static bool elf_enter(struct load *load, const struct elf_image *elf, const char
                  "Linux %s (ELF%s vmlinux): entered at %#" PRIx64 " in %s mode", release, elf->is_64 ? "64" : "32",
                  elf->entry, mode);
     else
-        snprintf(state->description, sizeof state->description,
-                 "ELF%s executable: entered at %#" PRIx64 " in %s mode", elf->is_64 ? "64" : "32", elf->entry, mode);
+        snprintf(state->description, sizeof state->description, "ELF%s executable: entered at %#" PRIx64 " in %s mode",
+                 elf->is_64 ? "64" : "32", elf->entry, mode);
     return true;
 }
 
@@ -130,7 +130,8 @@ static bool elf_kernel_load(struct load *load, const struct boot_file *file, str
     if (!elf_parse(file->bytes, file->size, &elf, err))
         return error_prefix(err, "%s", file->name);
     if (load->request->kaslr)
-        return error_set(err, "%s: an ELF kernel has no decompressor that could move it; drop --kaslr or give a bzImage",
+        return error_set(err,
+                         "%s: an ELF kernel has no decompressor that could move it; drop --kaslr or give a bzImage",
                          file->name);
     bool is_linux = elf_find_linux(&elf, release, sizeof release);
     if (!load_command_line(load, LOAD_COMMAND_LINE_SIZE - 1, err) || !elf_load(load, &elf, err))
@@ -161,9 +162,9 @@ bool boot_load_files(struct memory *memory, const struct boot_request *request, 
 bool boot_load(struct memory *memory, const struct boot_request *request, struct boot_state *state, struct error *err)
 {
     struct buffer kernel = {0}, initrd = {0};
-    bool ok = image_read(request->kernel, KERNEL_FILE_MAX, IMAGE_KERNEL_ADVICE, &kernel, err) &&
-              (request->initrd == NULL ||
-               image_read(request->initrd, MEMORY_LOW_MAX, IMAGE_INITRD_ADVICE, &initrd, err));
+    bool ok =
+        image_read(request->kernel, KERNEL_FILE_MAX, IMAGE_KERNEL_ADVICE, &kernel, err) &&
+        (request->initrd == NULL || image_read(request->initrd, MEMORY_LOW_MAX, IMAGE_INITRD_ADVICE, &initrd, err));
     if (ok) {
         const struct boot_file kernel_file = {request->kernel, kernel.bytes, kernel.size};
         const struct boot_file initrd_file = {request->initrd, initrd.bytes, initrd.size};

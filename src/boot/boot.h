@@ -109,8 +109,7 @@ struct boot_state {
     char description[256]; /* one line: what was loaded, and how it is entered */
 };
 
-bool boot_load(struct memory *memory, const struct boot_request *request, struct boot_state *state,
-               struct error *err);
+bool boot_load(struct memory *memory, const struct boot_request *request, struct boot_state *state, struct error *err);
 
 /* The same on files that are in memory already; request->kernel and ->initrd are not looked at. `initrd` may be NULL.
  * The bytes are not kept. */

@@ -125,7 +125,9 @@ static enum result gzip_run(struct sink *sink, const uint8_t *bytes, uint64_t si
         if (status == Z_STREAM_END)
             break;
         if (status != Z_OK) {
-            result = status == Z_MEM_ERROR ? RESULT_NO_MEMORY : status == Z_BUF_ERROR ? RESULT_TRUNCATED : RESULT_DAMAGED;
+            result = status == Z_MEM_ERROR   ? RESULT_NO_MEMORY
+                     : status == Z_BUF_ERROR ? RESULT_TRUNCATED
+                                             : RESULT_DAMAGED;
             break;
         }
     }
@@ -220,10 +222,10 @@ static enum result zstd_run(struct sink *sink, const uint8_t *bytes, uint64_t si
             break;
         if (ZSTD_isError(status) || stuck) {
             ZSTD_ErrorCode code = ZSTD_getErrorCode(status);
-            result = stuck && !ZSTD_isError(status)                ? RESULT_TRUNCATED
-                     : code == ZSTD_error_memory_allocation        ? RESULT_NO_MEMORY
+            result = stuck && !ZSTD_isError(status)                     ? RESULT_TRUNCATED
+                     : code == ZSTD_error_memory_allocation             ? RESULT_NO_MEMORY
                      : code == ZSTD_error_frameParameter_windowTooLarge ? RESULT_WINDOW
-                                                                   : RESULT_DAMAGED;
+                                                                        : RESULT_DAMAGED;
             break;
         }
     }

@@ -2,7 +2,7 @@
  *
  * Kernels are loaded by physical address (p_paddr), with the part beyond p_filesz zeroed. e_entry is physical in
  * Linux; kernels that give a virtual one are recognised because no segment lies there physically, and it is
- * translated by the segment that holds it. An ET_DYN file whose lowest segment is at physical 0, which is where a linker
+ * translated by the segment that holds it. An ET_DYN file whose lowest segment is in physical page 0, where a linker
  * puts a position-independent image, is moved up to 1 MiB (more, if its alignment asks); such a kernel relocates
  * itself: nothing here applies relocations. Section headers and symbols are never looked at.
  *
@@ -23,10 +23,10 @@ static const struct {
     uint16_t machine;
     const char *name;
 } machines[] = {
-    {EM_ARM, "32-bit ARM"}, {EM_AARCH64, "ARM64"},   {EM_RISCV, "RISC-V"},   {EM_PPC, "32-bit PowerPC"},
-    {EM_PPC64, "PowerPC"},  {EM_MIPS, "MIPS"},       {EM_S390, "s390"},      {EM_SPARC, "SPARC"},
-    {EM_SPARCV9, "SPARC"},  {EM_68K, "68000"},       {EM_IA_64, "Itanium"},  {EM_SH, "SuperH"},
-    {EM_ALPHA, "Alpha"},    {EM_PARISC, "PA-RISC"},  {EM_BPF, "BPF"},        {EM_MICROBLAZE, "MicroBlaze"},
+    {EM_ARM, "32-bit ARM"}, {EM_AARCH64, "ARM64"},  {EM_RISCV, "RISC-V"},  {EM_PPC, "32-bit PowerPC"},
+    {EM_PPC64, "PowerPC"},  {EM_MIPS, "MIPS"},      {EM_S390, "s390"},     {EM_SPARC, "SPARC"},
+    {EM_SPARCV9, "SPARC"},  {EM_68K, "68000"},      {EM_IA_64, "Itanium"}, {EM_SH, "SuperH"},
+    {EM_ALPHA, "Alpha"},    {EM_PARISC, "PA-RISC"}, {EM_BPF, "BPF"},       {EM_MICROBLAZE, "MicroBlaze"},
     {258, "LoongArch"},     {EM_XTENSA, "Xtensa"},
 };
 
@@ -36,8 +36,8 @@ static bool machine_refuse(uint16_t machine, struct error *err)
         if (machines[i].machine == machine)
             return error_set(err, "is an ELF file for %s; ring3 runs x86 kernels: give --kernel one built for x86",
                              machines[i].name);
-    return error_set(err, "is an ELF file for machine number %u; ring3 runs x86 kernels: give --kernel one built for x86",
-                     machine);
+    return error_set(
+        err, "is an ELF file for machine number %u; ring3 runs x86 kernels: give --kernel one built for x86", machine);
 }
 
 static bool type_refuse(uint16_t type, struct error *err)
@@ -88,8 +88,10 @@ static bool header_read(const uint8_t *bytes, uint64_t size, Elf64_Ehdr *header,
         return error_set(err, "is an ELF file without program headers: nothing in it can be loaded");
     if (header->e_phentsize != entry_size || header->e_phoff > size ||
         (uint64_t)header->e_phnum * entry_size > size - header->e_phoff)
-        return error_set(err, "is a truncated or damaged ELF file: %u program headers at %#" PRIx64
-                         " do not lie in its %" PRIu64 " bytes", header->e_phnum, (uint64_t)header->e_phoff, size);
+        return error_set(err,
+                         "is a truncated or damaged ELF file: %u program headers at %#" PRIx64
+                         " do not lie in its %" PRIu64 " bytes",
+                         header->e_phnum, (uint64_t)header->e_phoff, size);
     return true;
 }
 
@@ -123,12 +125,14 @@ static bool segment_add(struct elf_image *elf, const Elf64_Phdr *phdr, unsigned 
     if (phdr->p_filesz > phdr->p_memsz)
         return error_set(err, "is a damaged ELF file: segment %u has more bytes in the file than in memory", i);
     if (phdr->p_filesz > 0 && (phdr->p_offset > elf->size || phdr->p_filesz > elf->size - phdr->p_offset))
-        return error_set(err, "is a truncated ELF file: segment %u, %" PRIu64 " bytes at %#" PRIx64
-                         ", does not lie in its %" PRIu64 " bytes", i, (uint64_t)phdr->p_filesz,
-                         (uint64_t)phdr->p_offset, elf->size);
+        return error_set(err,
+                         "is a truncated ELF file: segment %u, %" PRIu64 " bytes at %#" PRIx64
+                         ", does not lie in its %" PRIu64 " bytes",
+                         i, (uint64_t)phdr->p_filesz, (uint64_t)phdr->p_offset, elf->size);
     if (phdr->p_memsz > MEMORY_RAM_MAX || phdr->p_paddr > UINT64_MAX - MEMORY_RAM_MAX)
-        return error_set(err, "is an ELF file whose segment %u, %" PRIu64 " bytes at physical %#" PRIx64
-                         ", fits in no memory", i, (uint64_t)phdr->p_memsz, (uint64_t)phdr->p_paddr);
+        return error_set(
+            err, "is an ELF file whose segment %u, %" PRIu64 " bytes at physical %#" PRIx64 ", fits in no memory", i,
+            (uint64_t)phdr->p_memsz, (uint64_t)phdr->p_paddr);
     if (elf->count == ELF_SEGMENT_MAX)
         return error_set(err, "is an ELF file of more than %u segments", ELF_SEGMENT_MAX);
     elf->segments[elf->count++] = (struct elf_segment){

@@ -15,8 +15,8 @@ struct elf_image {
     const uint8_t *bytes;
     uint64_t size;
     bool is_64;
-    gpa_t entry;    /* physical */
-    bool has_pvh;   /* a Xen PHYS32_ENTRY note: */
+    gpa_t entry;  /* physical */
+    bool has_pvh; /* a Xen PHYS32_ENTRY note: */
     gpa_t pvh_entry;
     unsigned count; /* PT_LOAD segments that occupy memory; their parts in the file lie within it */
     struct elf_segment segments[ELF_SEGMENT_MAX];

@@ -17,14 +17,14 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#define CHUNK (1 * MiB)
+#define READ_FIRST (64 * KiB)
 #define PEEK_SIZE (64 * KiB)
 
-/* Reads to the end of the file into a buffer that starts with room for `expected` bytes. */
-static bool read_all(int fd, const char *path, uint64_t expected, uint64_t limit, struct buffer *out,
-                     struct error *err)
+/* Reads to the end of the file into a buffer that starts with room for `expected` bytes (0: not known). */
+static bool read_all(int fd, const char *path, uint64_t expected, uint64_t limit, struct buffer *out, struct error *err)
 {
-    uint64_t capacity = expected + 1; /* the byte more lets the end be seen without growing */
+    uint64_t capacity = expected == 0 && READ_FIRST < limit ? READ_FIRST : expected;
+    capacity++; /* the byte more lets the end be seen without growing */
     uint8_t *bytes = malloc(capacity);
     uint64_t size = 0;
     while (bytes != NULL) {
@@ -77,8 +77,7 @@ bool image_read(const char *path, uint64_t limit, const char *advice, struct buf
         error_set(err, "%s: %llu MiB is too large (at most %llu MiB); %s", path, (uint64_t)st.st_size / MiB,
                   limit / MiB, advice);
     else
-        ok = read_all(fd, path, S_ISREG(st.st_mode) ? (uint64_t)st.st_size : CHUNK < limit ? CHUNK : limit, limit, out,
-                      err);
+        ok = read_all(fd, path, S_ISREG(st.st_mode) ? (uint64_t)st.st_size : 0, limit, out, err);
     close(fd);
     if (ok && out->size == 0) {
         buffer_free(out);

@@ -4,15 +4,15 @@
  * decompressor with the compressed kernel, the payload, an ELF file. Two ways in:
  *
  * Directly. The payload is decompressed here, at the host's speed, and its ELF segments go to the physical addresses
- * they are linked at. There nothing needs relocation: the table of relocations behind the ELF file is for kernels that are
- * moved. The entry is the kernel's own: startup_64 in long mode with an identity map of 4 GiB, or startup_32 without
+ * they are linked at. There nothing needs relocation: the table behind the ELF file is for kernels that are moved. The
+ * entry is the kernel's own: startup_64 in long mode with an identity map of 4 GiB, or startup_32 without
  * paging; boot_params in (R)SI either way. Of what the guest's decompressor would do, nothing is left out that
  * such a kernel misses: no randomisation (KASLR_FLAG stays clear), four-level paging.
  *
  * By the guest's decompressor: the protected-mode code goes to the preferred address (code32_start, if it cannot
  * be moved) with init_size bytes free from there, and is entered at its 64-bit entry, 0x200 into it, when
- * XLF_KERNEL_64 promises one, else at its start in 32-bit mode. This is what --kaslr asks for, and what is done with a payload that is
- * not announced (before protocol 2.08), not an ELF file, or LZO-compressed.
+ * XLF_KERNEL_64 promises one, else at its start in 32-bit mode. This is what --kaslr asks for, and what is done with a
+ * payload that is not announced (before protocol 2.08), not an ELF file, or LZO-compressed.
  *
  * A damaged payload is an error, not a reason to fall back: the guest would only say so later.
  *
@@ -76,8 +76,10 @@ static bool payload_find(struct linux_image *image, struct error *err)
     if (size == 0)
         return true;
     if (offset > image->code_size || size > image->code_size - offset)
-        return error_set(err, "%s: is truncated: the kernel's payload of %" PRIu64 " bytes does not lie in its %" PRIu64
-                         " bytes; get the whole file", image->file->name, size, image->file->size);
+        return error_set(err,
+                         "%s: is truncated: the kernel's payload of %" PRIu64 " bytes does not lie in its %" PRIu64
+                         " bytes; get the whole file",
+                         image->file->name, size, image->file->size);
     image->payload = image->code + offset;
     image->payload_size = size;
     return true;
@@ -91,8 +93,10 @@ static bool image_parse(const struct boot_file *file, struct linux_image *image,
     uint64_t setup_sectors = file->size > PARAMS_HEADER_BASE ? bytes[PARAMS_HEADER_BASE] : 0;
     uint64_t setup_size = ((setup_sectors == 0 ? 4 : setup_sectors) + 1) * SECTOR;
     if (file->size <= setup_size)
-        return error_set(err, "%s: is truncated: %" PRIu64 " bytes, of which the real-mode code alone takes %" PRIu64
-                         "; get the whole file", file->name, file->size, setup_size);
+        return error_set(err,
+                         "%s: is truncated: %" PRIu64 " bytes, of which the real-mode code alone takes %" PRIu64
+                         "; get the whole file",
+                         file->name, file->size, setup_size);
     uint64_t end = PARAMS_HEADER + bytes[PARAMS_JUMP + 1]; /* where the jump over the header lands */
     end = end < PARAMS_HEADER_END ? end : PARAMS_HEADER_END;
     memcpy(image->header.bytes + PARAMS_HEADER_BASE, bytes + PARAMS_HEADER_BASE, end - PARAMS_HEADER_BASE);
@@ -118,8 +122,7 @@ static void describe(struct load *load, const struct linux_image *image, const c
     const struct boot_state *state = load->state;
     snprintf(load->state->description, sizeof load->state->description,
              "Linux %s (bzImage, boot protocol %u.%02u): %s, entered at %#" PRIx64 " in %s mode", image->release,
-             image->version >> 8, image->version & 0xff, how, state->rip,
-             state->is_64 ? "64-bit" : "32-bit protected");
+             image->version >> 8, image->version & 0xff, how, state->rip, state->is_64 ? "64-bit" : "32-bit protected");
 }
 
 /* Ramdisk, boot_params and the entry state, once the kernel's memory is claimed. */

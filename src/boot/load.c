@@ -42,9 +42,9 @@ bool load_reaches(struct load *load, gpa_t end, const char *what, struct error *
         return error_set(err, "%s: %s would reach up to %#" PRIx64 ", beyond the low %llu GiB of guest memory",
                          load->kernel_name, what, end - 1, MEMORY_LOW_MAX / GiB);
     if (end > memory_ram_size(load->memory))
-        return error_set(err,
-                         "%s: %s needs guest memory up to %llu MiB and does not fit in -m %" PRIu64 "M; give more with -m",
-                         load->kernel_name, what, (end + MiB - 1) / MiB, ram_mib(load));
+        return error_set(
+            err, "%s: %s needs guest memory up to %llu MiB and does not fit in -m %" PRIu64 "M; give more with -m",
+            load->kernel_name, what, (end + MiB - 1) / MiB, ram_mib(load));
     return true;
 }
 
@@ -89,8 +89,10 @@ bool load_command_line(struct load *load, uint64_t most, struct error *err)
     if (most > LOAD_COMMAND_LINE_SIZE - 1)
         most = LOAD_COMMAND_LINE_SIZE - 1;
     if (length > most)
-        return error_set(err, "%s: the command line of %zu characters is longer than the %" PRIu64
-                         " that this kernel takes; shorten --append", load->kernel_name, length, most);
+        return error_set(err,
+                         "%s: the command line of %zu characters is longer than the %" PRIu64
+                         " that this kernel takes; shorten --append",
+                         load->kernel_name, length, most);
     uint8_t *at = load_claim(load, LOAD_COMMAND_LINE, length + 1, "the command line", err);
     if (at == NULL)
         return false;
@@ -130,9 +132,12 @@ bool load_initrd(struct load *load, gpa_t kernel_end, uint64_t highest, struct e
     uint64_t mib = (initrd->size + MiB - 1) / MiB;
     if (base == 0) {
         if (highest < memory_ram_size(load->memory) && (highest < lowest || initrd->size > highest - lowest))
-            return error_set(err, "%s: the initrd of %" PRIu64 " MiB does not fit between the kernel and %llu MiB, the highest that this kernel allows; give a smaller --initrd",
+            return error_set(err,
+                             "%s: the initrd of %" PRIu64 " MiB does not fit between the kernel and %llu MiB, the "
+                                                          "highest that this kernel allows; give a smaller --initrd",
                              initrd->name, mib, highest / MiB);
-        return error_set(err, "%s: the initrd of %" PRIu64 " MiB does not fit in -m %" PRIu64
+        return error_set(err,
+                         "%s: the initrd of %" PRIu64 " MiB does not fit in -m %" PRIu64
                          "M beside the kernel, which ends at %llu MiB; give more with -m",
                          initrd->name, mib, ram_mib(load), (kernel_end + MiB - 1) / MiB);
     }
@@ -196,7 +201,7 @@ bool load_enter_64(struct load *load, gpa_t entry, struct error *err)
     if (at == NULL || !enter_common(load, entry, GDT_CODE64, err))
         return false;
     static_assert(LOAD_PAGE_TABLES_SIZE == 6 * PAGE_SIZE, "PML4, PDPT, four page directories");
-    uint64_t (*tables)[512] = (uint64_t(*)[512])at;
+    uint64_t(*tables)[512] = (uint64_t(*)[512])at;
     memset(at, 0, LOAD_PAGE_TABLES_SIZE);
     tables[0][0] = (LOAD_PAGE_TABLES + PAGE_SIZE) | PTE_P | PTE_W;
     for (uint64_t i = 0; i < 4; i++)

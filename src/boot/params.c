@@ -71,7 +71,7 @@ bool params_write(struct load *load, const struct params *header, struct error *
     put(page, PARAMS_VID_MODE, 2, 0xffff); /* "normal" */
     put(page, PARAMS_TYPE_OF_LOADER, 1, 0xff);
     uint8_t loadflags = (uint8_t)params_get(header, PARAMS_LOADFLAGS, 1);
-    loadflags &= (uint8_t)~(KASLR_FLAG | KEEP_SEGMENTS | CAN_USE_HEAP);
+    loadflags &= (uint8_t) ~(KASLR_FLAG | KEEP_SEGMENTS | CAN_USE_HEAP);
     put(page, PARAMS_LOADFLAGS, 1, loadflags | LOADED_HIGH);
     put(page, PARAMS_RAMDISK_IMAGE, 4, load->initrd_gpa);
     put(page, PARAMS_RAMDISK_SIZE, 4, load->initrd_gpa != 0 ? load->initrd->size : 0);

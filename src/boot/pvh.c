@@ -53,14 +53,15 @@ bool pvh_enter(struct load *load, gpa_t entry, struct error *err)
     if (at == NULL || !load_enter_32(load, entry, err))
         return false;
     struct pvh_page page = {
-        .info = {
-            .magic = HVM_START_MAGIC,
-            .version = 1,
-            .cmdline_paddr = LOAD_COMMAND_LINE,
-            .rsdp_paddr = load->rsdp,
-            .memmap_paddr = LOAD_PVH + offsetof(struct pvh_page, memmap),
-            .memmap_entries = load->map.count,
-        },
+        .info =
+            {
+                .magic = HVM_START_MAGIC,
+                .version = 1,
+                .cmdline_paddr = LOAD_COMMAND_LINE,
+                .rsdp_paddr = load->rsdp,
+                .memmap_paddr = LOAD_PVH + offsetof(struct pvh_page, memmap),
+                .memmap_entries = load->map.count,
+            },
     };
     if (load->initrd_gpa != 0) {
         page.info.nr_modules = 1;

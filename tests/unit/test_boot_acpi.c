@@ -178,8 +178,8 @@ static void test_aml_integers(void **state)
     aml_integer(&aml, 0x12345678);
     aml_integer(&aml, 0x123456789a);
     aml_eisa_id(&aml, "PNP0A03");
-    const uint8_t expected[] = {0,    1,    0x0a, 0xfe, 0x0b, 0x34, 0x12, 0x0c, 0x78, 0x56, 0x34, 0x12, 0x0e, 0x9a,
-                                0x78, 0x56, 0x34, 0x12, 0,    0,    0,    0x0c, 0x41, 0xd0, 0x0a, 0x03};
+    const uint8_t expected[] = {0,    1,    0x0a, 0xfe, 0x0b, 0x34, 0x12, 0x0c, 0x78, 0x56, 0x34, 0x12, 0x0e,
+                                0x9a, 0x78, 0x56, 0x34, 0x12, 0,    0,    0,    0x0c, 0x41, 0xd0, 0x0a, 0x03};
     assert_int_equal(aml.size, sizeof expected);
     assert_memory_equal(aml.bytes, expected, sizeof expected);
     aml_fini(&aml);
@@ -280,8 +280,8 @@ static void test_iasl(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_chain),        cmocka_unit_test(test_madt),        cmocka_unit_test(test_limits),
-        cmocka_unit_test(test_aml_integers), cmocka_unit_test(test_aml_paths),   cmocka_unit_test(test_aml_lengths),
+        cmocka_unit_test(test_chain),        cmocka_unit_test(test_madt),      cmocka_unit_test(test_limits),
+        cmocka_unit_test(test_aml_integers), cmocka_unit_test(test_aml_paths), cmocka_unit_test(test_aml_lengths),
         cmocka_unit_test(test_iasl),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

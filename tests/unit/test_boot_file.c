@@ -42,8 +42,8 @@ static uint64_t compress_with(enum compression compression, uint8_t *plain, uint
         lzma_options_lzma options;
         lzma_lzma_preset(&options, 1);
         lzma_filter filters[] = {{LZMA_FILTER_X86, NULL}, {LZMA_FILTER_LZMA2, &options}, {LZMA_VLI_UNKNOWN, NULL}};
-        assert_int_equal(
-            lzma_stream_buffer_encode(filters, LZMA_CHECK_CRC32, NULL, plain, size, out, &used, room), LZMA_OK);
+        assert_int_equal(lzma_stream_buffer_encode(filters, LZMA_CHECK_CRC32, NULL, plain, size, out, &used, room),
+                         LZMA_OK);
         return used;
     }
     case COMPRESSION_LZMA: {

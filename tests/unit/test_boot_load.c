@@ -103,9 +103,13 @@ static void make_elf(uint8_t bytes[static ELF_SIZE], bool is_64, uint64_t base, 
     bytes[EI_VERSION] = EV_CURRENT;
     if (is_64) {
         Elf64_Ehdr *header = (Elf64_Ehdr *)bytes;
-        *(Elf64_Phdr *)(bytes + 0x40) = (Elf64_Phdr){.p_type = PT_LOAD, .p_offset = 0x200, .p_paddr = base,
-                                                     .p_vaddr = 0xffffffff80000000 + base, .p_filesz = 0x600,
-                                                     .p_memsz = 0x2000, .p_align = 0x1000};
+        *(Elf64_Phdr *)(bytes + 0x40) = (Elf64_Phdr){.p_type = PT_LOAD,
+                                                     .p_offset = 0x200,
+                                                     .p_paddr = base,
+                                                     .p_vaddr = 0xffffffff80000000 + base,
+                                                     .p_filesz = 0x600,
+                                                     .p_memsz = 0x2000,
+                                                     .p_align = 0x1000};
         header->e_type = ET_EXEC;
         header->e_machine = EM_X86_64;
         header->e_entry = entry;
@@ -114,9 +118,13 @@ static void make_elf(uint8_t bytes[static ELF_SIZE], bool is_64, uint64_t base, 
         header->e_phnum = 1;
     } else {
         Elf32_Ehdr *header = (Elf32_Ehdr *)bytes;
-        *(Elf32_Phdr *)(bytes + 0x40) = (Elf32_Phdr){.p_type = PT_LOAD, .p_offset = 0x200, .p_paddr = (uint32_t)base,
-                                                     .p_vaddr = 0xc0000000 + (uint32_t)base, .p_filesz = 0x600,
-                                                     .p_memsz = 0x2000, .p_align = 0x1000};
+        *(Elf32_Phdr *)(bytes + 0x40) = (Elf32_Phdr){.p_type = PT_LOAD,
+                                                     .p_offset = 0x200,
+                                                     .p_paddr = (uint32_t)base,
+                                                     .p_vaddr = 0xc0000000 + (uint32_t)base,
+                                                     .p_filesz = 0x600,
+                                                     .p_memsz = 0x2000,
+                                                     .p_align = 0x1000};
         header->e_type = ET_EXEC;
         header->e_machine = EM_386;
         header->e_entry = (uint32_t)entry;
@@ -208,7 +216,7 @@ static void test_direct_64(void **state)
     assert_int_equal(peek(m, PARAMS + 0x21c, 4), 5000);
     assert_int_equal(peek(m, initrd + 4999, 1), 0xab);
     /* RAM, EBDA, ACPI data, ACPI NVS, BIOS, RAM. */
-    static const uint64_t map[][3] = {{0, 0x9fc00, 1},       {0x9fc00, 0x400, 2},   {0xe0000, 0xf000, 3},
+    static const uint64_t map[][3] = {{0, 0x9fc00, 1},      {0x9fc00, 0x400, 2},   {0xe0000, 0xf000, 3},
                                       {0xef000, 0x1000, 4}, {0xf0000, 0x10000, 2}, {MiB, 63 * MiB, 1}};
     assert_int_equal(peek(m, PARAMS + 0x1e8, 1), ARRAY_LEN(map));
     for (unsigned i = 0; i < ARRAY_LEN(map); i++) {
@@ -367,8 +375,7 @@ static void test_elf_linux(void **state)
     make_elf(elf, true, KERNEL_BASE, KERNEL_BASE);
     strcpy((char *)elf + 0x300, "Linux version %s and Linux version 6.1.0-test (x)");
     assert_true(load(m, elf, sizeof elf, 1000));
-    assert_string_equal(m->state.description,
-                        "Linux 6.1.0-test (ELF64 vmlinux): entered at 0x1000000 in 64-bit mode");
+    assert_string_equal(m->state.description, "Linux 6.1.0-test (ELF64 vmlinux): entered at 0x1000000 in 64-bit mode");
     assert_int_equal(peek(m, PARAMS + 0x202, 4), 0x53726448);
     assert_int_equal(peek(m, PARAMS + 0x21c, 4), 1000);
     machine_free(m);
@@ -515,20 +522,13 @@ static void test_stock_kernels(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_direct_64),
-        cmocka_unit_test(test_identity_map),
-        cmocka_unit_test(test_direct_32),
-        cmocka_unit_test(test_guest_decompressor),
-        cmocka_unit_test(test_old_protocol),
-        cmocka_unit_test(test_bzimage_errors),
-        cmocka_unit_test(test_elf_flat),
-        cmocka_unit_test(test_elf_linux),
-        cmocka_unit_test(test_elf_pvh),
-        cmocka_unit_test(test_elf_errors),
-        cmocka_unit_test(test_high_memory),
-        cmocka_unit_test(test_given_map),
-        cmocka_unit_test(test_reset_state),
-        cmocka_unit_test(test_stock_kernels),
+        cmocka_unit_test(test_direct_64),    cmocka_unit_test(test_identity_map),
+        cmocka_unit_test(test_direct_32),    cmocka_unit_test(test_guest_decompressor),
+        cmocka_unit_test(test_old_protocol), cmocka_unit_test(test_bzimage_errors),
+        cmocka_unit_test(test_elf_flat),     cmocka_unit_test(test_elf_linux),
+        cmocka_unit_test(test_elf_pvh),      cmocka_unit_test(test_elf_errors),
+        cmocka_unit_test(test_high_memory),  cmocka_unit_test(test_given_map),
+        cmocka_unit_test(test_reset_state),  cmocka_unit_test(test_stock_kernels),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
