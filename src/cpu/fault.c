@@ -74,7 +74,7 @@ _Noreturn void fault_pf(struct vcpu *v, gva_t address, uint32_t error)
     fault_raise(v, &(struct fault){.vector = VECTOR_PF, .has_error = true, .error = error, .address = address});
 }
 
-#define VECTOR_10(n)                                                                                                    \
+#define VECTOR_10(n)                                                                                                   \
     "vector " #n "0", "vector " #n "1", "vector " #n "2", "vector " #n "3", "vector " #n "4", "vector " #n "5",        \
         "vector " #n "6", "vector " #n "7", "vector " #n "8", "vector " #n "9"
 

@@ -1,9 +1,9 @@
 /* Delivery of exceptions and interrupts, and the instructions that ask for one.
  *
- * Model. An event goes through the interrupt vector table (real mode, and v86 mode with CR4.VME for INT n that the TSS's
- * map redirects), through an interrupt or trap gate, or through a task gate. The frame is built with the privilege of the
- * handler, before any register changes; then registers change and nothing can fault any more (a task gate is the
- * exception: later faults belong to the new task).
+ * Model. An event goes through the interrupt vector table (real mode, and v86 mode with CR4.VME for INT n that the
+ * TSS's map redirects), through an interrupt or trap gate, or through a task gate. The frame is built with the
+ * privilege of the handler, before any register changes; then registers change and nothing can fault any more (a task
+ * gate is the exception: later faults belong to the new task).
  *
  * Faults while delivering. event_deliver() catches them with an unwind point of its own and applies table 6-5: benign
  * ones are delivered in turn, two contributory ones (or a page fault first) become #DF, a fault while delivering #DF
@@ -136,8 +136,8 @@ static void deliver_real(struct vcpu *v, const struct event *e)
                          FLAG_IF | FLAG_TF | FLAG_AC | FLAG_RF);
 }
 
-/* INT n in v86 mode. With CR4.VME the bit for n in the map below the I/O permission map, when clear, sends it to the 8086
- * program's own table. Returns true if that was done; raises #GP(0) if the monitor has to do it. */
+/* INT n in v86 mode. With CR4.VME the bit for n in the map below the I/O permission map, when clear, sends it to the
+ * 8086 program's own table. Returns true if that was done; raises #GP(0) if the monitor has to do it. */
 static bool deliver_v86_redirected(struct vcpu *v, const struct event *e)
 {
     const struct segment *tr = &v->seg[SEG_TR];

@@ -1,13 +1,13 @@
 /* IRET, in every mode.
  *
  * Which flags the popped image may change depends on the privilege before the return: IOPL and VIF/VIP at CPL 0 only,
- * IF when CPL <= IOPL; with a 16-bit operand size the upper half stays. RF is loaded (the engine clears it after the next
- * instruction). 64-bit mode always pops SS:RSP and allows a null SS below CPL 3.
+ * IF when CPL <= IOPL; with a 16-bit operand size the upper half stays. RF is loaded (the engine clears it after the
+ * next instruction). 64-bit mode always pops SS:RSP and allows a null SS below CPL 3.
  *
  * NMIs are unblocked as soon as IRET executes, even if it faults then (SDM vol. 3, 6.7.1 and 27.2.3).
  *
- * In v86 mode IRET needs IOPL 3; with CR4.VME a 16-bit IRET works on VIF instead, and #GP(0) lets the monitor
- * handle what cannot be done that way.
+ * In v86 mode IRET needs IOPL 3; with CR4.VME a 16-bit IRET works on VIF instead, and #GP(0) lets the monitor handle
+ * what cannot be done that way.
  *
  * SDM vol. 2, IRET; SDM vol. 3, 7.3, 20.2, 20.3; APM vol. 2, 8.9.
  */

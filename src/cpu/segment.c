@@ -1,16 +1,17 @@
 /* Segment registers, descriptor tables and linear addresses.
  *
- * Model. A segment register is a selector and a hidden part that was copied from a descriptor when it was loaded; every
- * check on an access uses the hidden part only, so real mode ("unreal" limits included), virtual-8086 mode and protected
- * mode share one path. In 64-bit mode bases of ES, CS, SS and DS count as 0, no limit and no type is checked.
+ * Model. A segment register is a selector and a hidden part that was copied from a descriptor when it was loaded;
+ * every check on an access uses the hidden part only, so real mode ("unreal" limits included), virtual-8086 mode and
+ * protected mode share one path. In 64-bit mode bases of ES, CS, SS and DS count as 0, no limit and no type is
+ * checked.
  *
  * CPL is SS.DPL (vcpu_mode_changed()), so a null SS, legal in 64-bit mode below CPL 3, keeps a DPL in its hidden part.
  *
  * Loading. All checks precede all changes; setting the accessed bit in the table is the last thing that can fault.
  *
- * Where manuals leave room: a segment that reaches 4 GiB does not wrap, an access beyond the end faults (the SDM allows
- * both). Loading a null selector into FS or GS clears the base on every vendor (AMD processors before Zen 2 kept it).
- * In real mode only base and selector change, as on every processor since the Pentium.
+ * Where manuals leave room: a segment that reaches 4 GiB does not wrap, an access beyond the end faults (the SDM
+ * allows both). Loading a null selector into FS or GS clears the base on every vendor (AMD processors before Zen 2
+ * kept it). In real mode only base and selector change, as on every processor since the Pentium.
  *
  * SDM vol. 3, 3.4, 3.5, 5.2 to 5.8, 20.1; APM vol. 2, 4.5 to 4.8.
  */

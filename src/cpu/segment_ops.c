@@ -55,10 +55,8 @@ void op_mov_to_seg(struct vcpu *v, const struct insn *in)
     if (seg == SEG_CS || seg > SEG_GS)
         fault_ud(v);
     segment_load(v, seg, (uint16_t)operand_read(v, in, 1, 2));
-    if (seg == SEG_SS) {
+    if (seg == SEG_SS)
         v->shadow = SHADOW_MOV_SS;
-        v->stepping = true;
-    }
 }
 
 void op_pop_seg(struct vcpu *v, const struct insn *in)
@@ -74,10 +72,8 @@ void op_pop_seg(struct vcpu *v, const struct insn *in)
     v->regs[RSP] = before;
     segment_load(v, seg, selector);
     v->regs[RSP] = after;
-    if (seg == SEG_SS) {
+    if (seg == SEG_SS)
         v->shadow = SHADOW_MOV_SS;
-        v->stepping = true;
-    }
 }
 
 static void far_pointer_load(struct vcpu *v, const struct insn *in, enum seg seg)

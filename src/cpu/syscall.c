@@ -2,10 +2,10 @@
  *
  * The segments get fixed hidden parts; nothing is read from memory, so nothing but the checks at the start can fault.
  *
- * Where vendors differ (model->amd): on AMD processors SYSCALL and SYSRET also exist outside 64-bit mode (SYSRET then only
- * sets IF), SYSRET loads only the selector of SS and leaves its hidden part (here: but for the DPL, which is the CPL),
- * and SYSENTER and SYSEXIT are #UD in long mode. On Intel processors SYSCALL and SYSRET are #UD outside 64-bit mode and
- * SYSRET to a non-canonical RCX is #GP(0) before the privilege changes.
+ * Where vendors differ (model->amd): on AMD processors SYSCALL and SYSRET also exist outside 64-bit mode (SYSRET then
+ * only sets IF), SYSRET loads only the selector of SS and leaves its hidden part (here: but for the DPL, which is the
+ * CPL), and SYSENTER and SYSEXIT are #UD in long mode. On Intel processors SYSCALL and SYSRET are #UD outside 64-bit
+ * mode and SYSRET to a non-canonical RCX is #GP(0) before the privilege changes.
  *
  * SDM vol. 2, SYSCALL, SYSENTER, SYSEXIT, SYSRET; APM vol. 3, the same.
  */

@@ -1,10 +1,10 @@
 /* Hardware task switches.
  *
- * Order, as in SDM vol. 3, 7.3: the new TSS is found and checked, all memory that will be written is probed, and the new
- * TSS is read: faults up to here belong to the old task and leave it untouched. Then the old task's state is saved, busy
- * bits and the back link are set, TR, CR3 and the general registers become the new task's; from here on faults are
- * raised in the new task. Segment registers first get their selectors with empty hidden parts, then LDTR, CS, SS and
- * the data segments are checked and loaded one by one (table 7-1), so that a faulting one is left unusable.
+ * Order, as in SDM vol. 3, 7.3: the new TSS is found and checked, all memory that will be written is probed, and the
+ * new TSS is read: faults up to here belong to the old task and leave it untouched. Then the old task's state is
+ * saved, busy bits and the back link are set, TR, CR3 and the general registers become the new task's; from here on
+ * faults are raised in the new task. Segment registers first get their selectors with empty hidden parts, then LDTR,
+ * CS, SS and the data segments are checked and loaded one by one (table 7-1), so that a faulting one is left unusable.
  *
  * A 16-bit TSS has no upper halves, no FS, GS, CR3, T bit or I/O map: the upper halves become zero, FS and GS null.
  *
@@ -261,10 +261,8 @@ void task_switch(struct vcpu *v, const struct task_switch *t)
     v->seg[SEG_TR] = tss;
     uint32_t flags = s.flags & FLAGS_TSS & (v->model->rflags_mask | FLAGS_STATUS);
     state_load(v, &s, flags | (nested ? FLAG_NT : 0));
-    if (s.trap) {
+    if (s.trap)
         v->dr6_pending |= DR6_BT;
-        v->stepping = true;
-    }
     cr3_load(v, &tss, s.cr3);
     segments_load(v, &s);
     if (t->has_error)

@@ -1,9 +1,9 @@
 /* Far JMP, CALL and RET: transfers that load CS.
  *
  * Model. A far pointer names a code segment, a call gate, a task gate or a TSS. All of them come down to the same
- * steps: find the code segment's descriptor, check privilege, check the offset against it, build the stack frame (on the
- * current stack or, when a gate leads to a more privileged level, on the one from the TSS), then change registers. Every
- * fault comes before the first register changes; the stores to a stack are made with the privilege that owns it.
+ * steps: find the code segment's descriptor, check privilege, check the offset against it, build the stack frame (on
+ * the current stack or, when a gate leads to a more privileged level, on the one from the TSS), then change registers.
+ * Every fault comes before the first register changes; the stores to a stack are made with the privilege that owns it.
  *
  * 64-bit far pointers (REX.W) exist on Intel processors only; with AMD's manual the offset stays 32 bits wide, though
  * what CALL pushes is 64 bits wide.
