@@ -40,8 +40,8 @@ struct host_stub *host_stub_make(struct vcpu *v, const ZydisDecodedInstruction *
                                  const ZydisDecodedOperand *operands, const uint8_t *bytes);
 
 /* The function that runs instructions with this stub. Of the record it uses the fields of the memory operand
- * (base, index, scale, disp, seg, addrsize, flags, mode), off, len and stub. For vector-indexed operands (gathers)
- * index must be GPR_ZERO; for MASKMOVQ and MASKMOVDQU base is RDI. */
+ * (base, index, scale, disp, seg, addrsize, flags, mode), opcode, modrm, off, len and stub. For vector-indexed operands
+ * (gathers) index must be GPR_ZERO. */
 insn_fn *host_stub_fn(const struct host_stub *stub);
 
 /* The same through one more jump, for records that are not filled in with host_stub_fn(). */
