@@ -1,0 +1,119 @@
+/* `ring3 help`: what ring3 is, its commands, options, keys and exit statuses, with examples that work as they stand. */
+#include <stdio.h>
+#include <string.h>
+
+#include "base/suggest.h"
+#include "base/types.h"
+#include "cli/commands.h"
+#include "cli/options.h"
+#include "cli/status.h"
+
+static const char overview[] =
+    "ring3 runs whole, unmodified x86 PC operating systems in an ordinary process:\n"
+    "no root, no kernel module, and with or without /dev/kvm.\n"
+    "\n"
+    "Usage:\n"
+    "  ring3 run [options]      boot a guest and stay with it until it ends\n"
+    "  ring3 engines            the ways to execute guest code, and which work here\n"
+    "  ring3 help [command]     this text, or all about one command\n"
+    "  ring3 --version\n"
+    "\n";
+
+static const char examples[] =
+    "Boot Debian's kernel with a busybox initrd (packages: busybox-static, cpio):\n"
+    "\n"
+    "  mkdir -p root/bin root/dev root/proc root/sys\n"
+    "  cp /bin/busybox root/bin\n"
+    "  cat > root/init <<'END'\n"
+    "  #!/bin/busybox sh\n"
+    "  /bin/busybox --install -s /bin\n"
+    "  mount -t devtmpfs dev /dev; mount -t proc proc /proc; mount -t sysfs sys /sys\n"
+    "  setsid cttyhack sh\n"
+    "  poweroff -f\n"
+    "  END\n"
+    "  chmod +x root/init\n"
+    "  (cd root && find . | cpio -o -H newc | gzip) > initrd.gz\n"
+    "  ring3 run --kernel /boot/vmlinuz-$(uname -r) --initrd initrd.gz --append console=ttyS0\n"
+    "\n"
+    "You get the guest's shell; `exit` powers the guest off, Ctrl-A x quits at once.\n"
+    "\n"
+    "Use it in a script: commands on standard input, a limit, the exit status:\n"
+    "\n"
+    "  echo 'uname -a; exit' | ring3 run --timeout 60 --no-reboot --kernel ... --initrd ... \\\n"
+    "      --append 'console=ttyS0 panic=-1'; echo $?\n"
+    "\n"
+    "See what the guest did, as a table and on a timeline (open it in https://ui.perfetto.dev):\n"
+    "\n"
+    "  ring3 run --stat --trace run.json --kernel ...\n"
+    "\n";
+
+static const char keys[] =
+    "Keys while the serial port is on a terminal (all others go to the guest, Ctrl-C too):\n"
+    "  Ctrl-A h                 list these keys\n"
+    "  Ctrl-A x                 quit\n"
+    "  Ctrl-A b                 send a break\n"
+    "  Ctrl-A t                 time stamps on each line, on or off\n"
+    "  Ctrl-A Ctrl-A            send Ctrl-A\n"
+    "\n";
+
+static void print_statuses(FILE *out)
+{
+    fputs("Exit status:\n", out);
+#define X(id, number, when) fprintf(out, "  %-8d %s\n", number, when);
+    CLI_STATUSES(X)
+#undef X
+    fputs("  odd      " STATUS_DEBUG_EXIT "\n", out);
+    fputs("  >128     " STATUS_SIGNAL "\n", out);
+}
+
+static void help_overview(void)
+{
+    fputs(overview, stdout);
+    fputs(examples, stdout);
+    fputs("'ring3 help run' has the options, keys and exit statuses.\n", stdout);
+}
+
+static void help_run(void)
+{
+    fputs("Usage: ring3 run --kernel FILE [options]\n\nOptions (with one dash or two, VALUE or =VALUE):\n", stdout);
+    run_options_help(stdout);
+    fputc('\n', stdout);
+    fputs(keys, stdout);
+    print_statuses(stdout);
+    fputc('\n', stdout);
+    fputs(examples, stdout);
+}
+
+static void help_engines(void)
+{
+    fputs("Usage: ring3 engines\n\n"
+          "Lists the ways in which ring3 can execute guest code, best first, and for those that\n"
+          "do not work on this host the reason. Choose one with `ring3 run --engine NAME`.\n",
+          stdout);
+}
+
+static void help_help(void)
+{
+    fputs("Usage: ring3 help [run|engines]\n", stdout);
+}
+
+int command_help(int argc, char **argv)
+{
+    static const char *const names[] = {"run", "engines", "help"};
+    static void (*const pages[])(void) = {help_run, help_engines, help_help};
+    if (argc == 0) {
+        help_overview();
+        return STATUS_OK;
+    }
+    for (size_t i = 0; i < ARRAY_LEN(names); i++) {
+        if (strcmp(argv[0], names[i]) == 0) {
+            pages[i]();
+            return STATUS_OK;
+        }
+    }
+    struct error err;
+    char tail[80];
+    error_set(&err, "help: there is no command '%.200s'%s", argv[0],
+              suggest_tail(argv[0], names, ARRAY_LEN(names), tail, sizeof tail));
+    return cli_fail(STATUS_USAGE, &err);
+}

@@ -1,0 +1,41 @@
+/* The options of `ring3 run`: one table says what each is called, what it takes, where it goes, and what --help says. */
+#ifndef RING3_CLI_OPTIONS_H
+#define RING3_CLI_OPTIONS_H
+
+#include <stdio.h>
+
+#include "base/error.h"
+#include "base/log.h"
+#include "machine/machine.h"
+
+enum stat_form { STAT_NONE, STAT_TEXT, STAT_JSON };
+
+/* Strings point into argv. */
+struct run_options {
+    const char *engine, *kernel, *initrd, *append, *cpu, *serial, *debugcon, *trace;
+    uint64_t ram_size;   /* bytes */
+    uint64_t timeout_ns; /* 0: none */
+    enum clock_kind clock;
+    enum log_level log;
+    enum stat_form stat;
+    const char *stat_file; /* NULL: stderr */
+    bool no_reboot, kaslr, help;
+};
+
+/* Parses what follows `ring3 run`. False with a message of one line. With `help` set nothing is checked for
+ * completeness. */
+bool run_options_parse(struct run_options *options, int argc, char **argv, struct error *err);
+
+/* True for the value of an option whose possible values are to be listed: "help", "?". */
+bool option_asks_for_list(const char *value);
+
+/* The table as the list of options for --help. */
+void run_options_help(FILE *out);
+
+/* "512" (MiB), "512M", "2G", "1.5G"; suffixes B K M G T of either case. */
+bool parse_size(const char *text, uint64_t *bytes, struct error *err);
+
+/* "10", "0.5": seconds, more than 0. */
+bool parse_seconds(const char *text, uint64_t *ns, struct error *err);
+
+#endif

@@ -1,0 +1,324 @@
+/* `ring3 run`: makes a machine from the options, runs it, says how it ended.
+ *
+ * Order. What the user may have got wrong comes first, before the terminal is touched; the terminal is raw from the
+ * creation of the serial backend to its destruction. Reports about the guest (post-mortem, statistics) are made as text
+ * while the machine still exists, and printed when guest output has been flushed and the terminal is as it was.
+ *
+ * Signals. From just before vm_run() SIGINT, SIGTERM, SIGHUP and SIGQUIT (those that were not ignored when we were
+ * started) arrive through the event loop and stop the machine; after an orderly end we die of the same signal. A second
+ * one kills at once. Before that they kill, and the terminal's guard puts the terminal back. */
+#include <errno.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/signalfd.h>
+#include <unistd.h>
+
+#include "cli/commands.h"
+#include "cli/options.h"
+#include "cli/status.h"
+#include "cpu/cpuid.h"
+#include "engine/postmortem.h"
+#include "engine/stats.h"
+#include "engine/trace.h"
+#include "host/chardev_create.h"
+#include "host/clock.h"
+#include "host/loop.h"
+
+/* One invocation of the command. */
+struct run {
+    struct run_options options;
+    struct log log;
+    struct loop *loop;
+    struct chardev *serial, *debugcon;
+    struct stats *stats;
+    FILE *stat_file;
+    struct trace *trace;
+    struct vm *vm;
+    struct timer timeout;
+    sigset_t signals;
+    int signal_fd;
+    struct loop_source *signal_source;
+    int signal; /* that ended the run; 0: none */
+    char *report;
+    size_t report_size;
+};
+
+int cli_fail(int status, const struct error *err)
+{
+    fprintf(stderr, "ring3: %s\n", err->message);
+    return status;
+}
+
+/* --- what stops the machine from outside --- */
+
+static void run_quit(void *opaque)
+{
+    struct run *run = opaque;
+    if (run->vm != NULL)
+        vm_stop(run->vm, VM_STOP_QUIT);
+}
+
+static void run_timeout(void *opaque)
+{
+    struct run *run = opaque;
+    vm_stop(run->vm, VM_STOP_TIMEOUT);
+}
+
+static void run_signal(void *opaque, unsigned events)
+{
+    struct run *run = opaque;
+    struct signalfd_siginfo info;
+    if (read(run->signal_fd, &info, sizeof info) != sizeof info)
+        return;
+    run->signal = (int)info.ssi_signo;
+    loop_remove(run->signal_source);
+    run->signal_source = NULL;
+    pthread_sigmask(SIG_UNBLOCK, &run->signals, NULL); /* the next one kills */
+    vm_stop(run->vm, VM_STOP_SIGNAL);
+}
+
+static bool signals_catch(struct run *run, struct error *err)
+{
+    static const int ending[] = {SIGINT, SIGTERM, SIGHUP, SIGQUIT};
+    sigemptyset(&run->signals);
+    for (size_t i = 0; i < ARRAY_LEN(ending); i++) {
+        struct sigaction action;
+        if (sigaction(ending[i], NULL, &action) == 0 && action.sa_handler != SIG_IGN)
+            sigaddset(&run->signals, ending[i]);
+    }
+    run->signal_fd = signalfd(-1, &run->signals, SFD_CLOEXEC | SFD_NONBLOCK);
+    if (run->signal_fd < 0)
+        return error_set(err, "signals cannot be received: %s", strerror(errno));
+    pthread_sigmask(SIG_BLOCK, &run->signals, NULL);
+    run->signal_source = loop_add(run->loop, run->signal_fd, LOOP_READ, run_signal, run);
+    return true;
+}
+
+static void signals_release(struct run *run)
+{
+    loop_remove(run->signal_source);
+    run->signal_source = NULL;
+    if (run->signal_fd >= 0)
+        close(run->signal_fd);
+    run->signal_fd = -1;
+    pthread_sigmask(SIG_UNBLOCK, &run->signals, NULL);
+}
+
+/* --- making it --- */
+
+static void run_announce(void *opaque, const char *line)
+{
+    puts(line);
+    fflush(stdout);
+}
+
+static void run_warn(void *opaque, const char *line)
+{
+    fprintf(stderr, "ring3: %s\n", line);
+}
+
+static bool run_create_chardevs(struct run *run, struct error *err)
+{
+    struct chardev_env env = {
+        .loop = run->loop,
+        .label = "debugcon",
+        .output_only = true,
+        .quit = run_quit,
+        .announce = run_announce,
+        .warn = run_warn,
+        .opaque = run,
+    };
+    run->debugcon = chardev_create(run->options.debugcon, &env, err);
+    if (run->debugcon == NULL)
+        return error_prefix(err, "--debugcon");
+    env.label = "serial0";
+    env.output_only = false;
+    run->serial = chardev_create(run->options.serial, &env, err);
+    return run->serial != NULL || error_prefix(err, "--serial");
+}
+
+static bool run_create(struct run *run, struct error *err)
+{
+    const struct run_options *o = &run->options;
+    log_init(&run->log, o->log, NULL, NULL);
+    run->loop = loop_create(err);
+    if (run->loop == NULL)
+        return false;
+    if (o->stat != STAT_NONE) {
+        run->stat_file = o->stat_file != NULL ? fopen(o->stat_file, "we") : NULL;
+        if (o->stat_file != NULL && run->stat_file == NULL)
+            return error_set(err, "--stat: %s: %s", o->stat_file, strerror(errno));
+        run->stats = calloc(1, sizeof *run->stats);
+        if (run->stats == NULL)
+            return error_set(err, "out of memory");
+    }
+    if (o->trace != NULL) {
+        enum trace_clock clock = o->clock == CLOCK_INSTRUCTIONS ? TRACE_CLOCK_GUEST : TRACE_CLOCK_HOST;
+        run->trace = trace_create(o->trace, clock, err);
+        if (run->trace == NULL)
+            return error_prefix(err, "--trace");
+    }
+    if (!run_create_chardevs(run, err))
+        return false;
+    struct machine_config config = {
+        .engine = o->engine,
+        .ram_size = o->ram_size,
+        .kernel = o->kernel,
+        .initrd = o->initrd,
+        .append = o->append,
+        .cpu = o->cpu,
+        .kaslr = o->kaslr,
+        .no_reboot = o->no_reboot,
+        .clock = o->clock,
+        .loop = run->loop,
+        .serial = run->serial,
+        .debugcon = run->debugcon,
+        .stats = run->stats,
+        .trace = run->trace,
+        .log = &run->log,
+    };
+    run->vm = vm_create(&config, err);
+    return run->vm != NULL;
+}
+
+/* Everything that lives on the host goes back; what the guest still had to say is flushed. */
+static bool run_destroy(struct run *run, struct error *err)
+{
+    bool ok = true;
+    vm_destroy(run->vm);
+    chardev_destroy(run->serial);
+    chardev_destroy(run->debugcon);
+    if (!trace_destroy(run->trace, err))
+        ok = false;
+    if (run->stat_file != NULL && fclose(run->stat_file) != 0 && ok)
+        ok = error_set(err, "--stat: %s: %s", run->options.stat_file, strerror(errno));
+    if (run->loop != NULL)
+        signals_release(run);
+    loop_destroy(run->loop);
+    free(run->stats);
+    return ok;
+}
+
+/* --- how it ended --- */
+
+static bool run_report_stats(struct run *run, FILE *report, struct error *err)
+{
+    const struct vcpu *v = vm_vcpu(run->vm, 0);
+    const struct memory *memory = v != NULL ? v->memory : NULL;
+    FILE *out = run->stat_file != NULL ? run->stat_file : report;
+    if (run->options.stat == STAT_JSON)
+        return stats_print_json(run->stats, memory, out, err);
+    stats_print(run->stats, memory, out);
+    return true;
+}
+
+static int stop_status(struct run *run, enum vm_stop_reason reason, FILE *report)
+{
+    if (reason != VM_STOP_TIMEOUT)
+        return STATUS_OK;
+    fprintf(report, "ring3: the guest was still running after %g s (--timeout)\n",
+            (double)run->options.timeout_ns / 1e9);
+    return STATUS_TIMEOUT;
+}
+
+static int end_status(struct run *run, const struct vm_result *result, FILE *report)
+{
+    switch (result->end) {
+    case VM_END_POWER_OFF:
+    case VM_END_RESET:
+        return STATUS_OK;
+    case VM_END_DEBUG_EXIT:
+        return ((result->code << 1) | 1) & 0xff;
+    case VM_END_TRIPLE_FAULT:
+        fputs("ring3: the guest's processor shut down\n", report);
+        for (unsigned i = 0; vm_vcpu(run->vm, i) != NULL; i++) {
+            if (vm_vcpu(run->vm, i)->activity == ACTIVITY_SHUTDOWN)
+                postmortem_triple_fault(vm_vcpu(run->vm, i), report);
+        }
+        return STATUS_TRIPLE_FAULT;
+    case VM_END_PANIC:
+        fputs("ring3: the guest's kernel panicked\n", report);
+        return STATUS_PANIC;
+    case VM_END_STOPPED:
+        return stop_status(run, (enum vm_stop_reason)result->code, report);
+    }
+    return STATUS_INTERNAL;
+}
+
+/* Runs the machine and collects what is to be said about it. */
+static int run_machine(struct run *run, struct error *err)
+{
+    if (!signals_catch(run, err))
+        return STATUS_INTERNAL;
+    timer_init(&run->timeout, loop_timers(run->loop), run_timeout, run);
+    if (run->options.timeout_ns != 0)
+        timer_arm(&run->timeout, clock_monotonic_ns() + run->options.timeout_ns);
+    struct vm_result result;
+    bool ran = vm_run(run->vm, &result, err);
+    timer_disarm(&run->timeout);
+    if (!ran)
+        return STATUS_INTERNAL;
+    FILE *report = open_memstream(&run->report, &run->report_size);
+    if (report == NULL) {
+        error_set(err, "out of memory");
+        return STATUS_INTERNAL;
+    }
+    int status = end_status(run, &result, report);
+    if (run->stats != NULL && !run_report_stats(run, report, err))
+        status = STATUS_INTERNAL;
+    fclose(report);
+    return status;
+}
+
+/* Ends as the signal would have ended us. */
+static void die_of(int signal_number)
+{
+    signal(signal_number, SIG_DFL);
+    raise(signal_number);
+}
+
+static int run_all(struct run *run)
+{
+    struct error err, late;
+    int status = STATUS_USAGE;
+    bool failed = !run_create(run, &err);
+    if (!failed) {
+        status = run_machine(run, &err);
+        failed = status == STATUS_INTERNAL;
+    }
+    bool tidy = run_destroy(run, &late);
+    if (run->report != NULL)
+        fwrite(run->report, 1, run->report_size, stderr);
+    free(run->report);
+    if (failed)
+        cli_fail(status, &err);
+    if (!tidy) {
+        cli_fail(status, &late);
+        if (status == STATUS_OK)
+            status = STATUS_INTERNAL;
+    }
+    if (run->signal != 0)
+        die_of(run->signal);
+    return status;
+}
+
+int command_run(int argc, char **argv)
+{
+    struct run run = {.signal_fd = -1};
+    struct error err;
+    sigemptyset(&run.signals);
+    if (!run_options_parse(&run.options, argc, argv, &err))
+        return cli_fail(STATUS_USAGE, &err);
+    if (run.options.help)
+        return command_help(1, (char *[]){"run", NULL});
+    if (option_asks_for_list(run.options.engine))
+        return command_engines(0, NULL);
+    if (option_asks_for_list(run.options.cpu)) {
+        cpu_model_help(stdout);
+        return STATUS_OK;
+    }
+    signal(SIGPIPE, SIG_IGN);
+    return run_all(&run);
+}
