@@ -1,10 +1,10 @@
 /* 8042 keyboard controller.
  *
- * Model. One output buffer (OBF) between the guest and three sources: the controller's own answers, the keyboard and the
- * mouse. An answer of the controller is there at once. A byte of a device takes TRANSFER_NS on its wire, and starts
- * when the buffer is free and the device's clock is not inhibited; while it travels, the timer runs. The pause is short,
- * but it is there: a handler that reads port 60h twice must get the same byte twice, and each byte must be a new edge of
- * its interrupt. Commands are carried out in the write, so IBF is never seen set.
+ * Model. One output buffer (OBF) between the guest and three sources: the controller's own answers, the keyboard and
+ * the mouse. An answer of the controller is there at once. A byte of a device takes TRANSFER_NS on its wire, and starts
+ * when the buffer is free and the device's clock is not inhibited; while it travels, the timer runs. The pause is
+ * short, but it is there: a handler that reads port 60h twice must get the same byte twice, and each byte must be a new
+ * edge of its interrupt. Commands are carried out in the write, so IBF is never seen set.
  *
  * Translation to scan code set 1 (XLAT in the command byte) happens between the keyboard and the buffer; the F0 of a
  * break becomes the following code's top bit.
@@ -53,7 +53,7 @@ enum {
 };
 
 enum {
-    CMD_READ_RAM = 0x20, /* .. 3f */
+    CMD_READ_RAM = 0x20,  /* .. 3f */
     CMD_WRITE_RAM = 0x60, /* .. 7f */
     CMD_TEST_PASSWORD = 0xa4,
     CMD_LOAD_PASSWORD = 0xa5,
@@ -85,12 +85,12 @@ struct i8042_state {
     uint8_t answer;        /* the controller's, waiting for the buffer */
     bool answer_waits;
     bool answer_aux;
-    uint8_t command;       /* waits for its byte at port 60h; 0: none */
-    uint8_t output;        /* the output port's latch: OUT_RESET_N, OUT_A20, bits 2 and 3 */
-    bool break_prefix;     /* translation has seen F0 */
+    uint8_t command;   /* waits for its byte at port 60h; 0: none */
+    uint8_t output;    /* the output port's latch: OUT_RESET_N, OUT_A20, bits 2 and 3 */
+    bool break_prefix; /* translation has seen F0 */
     bool keyboard_ready;
     bool mouse_ready;
-    bool line[2];          /* levels last driven: keyboard, mouse */
+    bool line[2]; /* levels last driven: keyboard, mouse */
 };
 
 struct i8042 {

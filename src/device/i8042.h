@@ -20,8 +20,8 @@ struct i8042_lines {
     struct irq_line keyboard; /* IRQ 1 of a PC: high while a byte from the keyboard or the controller waits */
     struct irq_line mouse;    /* IRQ 12 */
     struct irq_line a20;      /* high: A20 passes; driven when it changes, and by reset (high) */
-    struct irq_line reset;    /* pulsed high, then low, when the guest asks for a reset. The receiver notes it and resets
-                                 the machine later, never from within the call. */
+    struct irq_line reset; /* pulsed high, then low, when the guest asks for a reset. The receiver notes it and resets
+                              the machine later, never from within the call. */
 };
 
 struct i8042 *i8042_create(struct timer_queue *queue, const struct i8042_lines *lines);

@@ -28,7 +28,7 @@
 #include "device/io_bytes.h"
 
 #define COUNTERS 3
-#define EDGE_MIN_TICKS 12          /* 10 microseconds */
+#define EDGE_MIN_TICKS 12            /* 10 microseconds */
 #define OWED_MAX_TICKS (1193182 / 2) /* half a second */
 #define REFRESH_TOGGLE_NS 15085
 
@@ -60,23 +60,23 @@ struct counter {
     uint8_t mode;    /* enum pit_mode */
     bool gate;
 
-    bool cr_written;  /* a count was written since the control word */
-    bool cr_pending;  /* ... and waits for `boundary` or a trigger */
-    bool write_high;  /* RW_BOTH: the second byte comes next */
+    bool cr_written; /* a count was written since the control word */
+    bool cr_pending; /* ... and waits for `boundary` or a trigger */
+    bool write_high; /* RW_BOTH: the second byte comes next */
     uint8_t cr_low;
     int32_t cr;
 
-    bool loaded;      /* origin and n are valid */
-    bool held_valid;  /* the gate is low: `held` ticks had elapsed */
-    bool low_before;  /* mode 1: OUT is low until origin too (a retrigger) */
+    bool loaded;     /* origin and n are valid */
+    bool held_valid; /* the gate is low: `held` ticks had elapsed */
+    bool low_before; /* mode 1: OUT is low until origin too (a retrigger) */
     int32_t n;
     int64_t origin;
     int64_t held;
     int64_t boundary;
-    int32_t frozen;   /* the count shown while none is loaded */
+    int32_t frozen; /* the count shown while none is loaded */
 
-    bool read_high;   /* RW_BOTH: an unlatched read gives the high byte next */
-    uint8_t latched;  /* bytes of `latch` still to be read, low one first when 2 */
+    bool read_high;  /* RW_BOTH: an unlatched read gives the high byte next */
+    uint8_t latched; /* bytes of `latch` still to be read, low one first when 2 */
     uint16_t latch;
     bool status_latched;
     uint8_t status;

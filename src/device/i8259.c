@@ -62,11 +62,11 @@ enum {
 enum icw_step { ICW_DONE, ICW_WAIT_2, ICW_WAIT_3, ICW_WAIT_4 };
 
 struct chip {
-    uint8_t lines;  /* present levels of the inputs */
-    uint8_t edges;  /* rising edges not yet acknowledged */
+    uint8_t lines; /* present levels of the inputs */
+    uint8_t edges; /* rising edges not yet acknowledged */
     uint8_t isr;
     uint8_t imr;
-    uint8_t elcr;   /* 1: level triggered */
+    uint8_t elcr; /* 1: level triggered */
     uint8_t icw1, icw2, icw3, icw4;
     uint8_t step;   /* enum icw_step */
     uint8_t lowest; /* the input of lowest priority; the one above it has the highest */

@@ -1,17 +1,17 @@
 /* MC146818 real-time clock and CMOS RAM.
  *
- * Model. Nothing ticks: the second now is `base_s` plus the whole seconds since `phase_ns` on the guest's clock, and the
- * time registers are made from it when they are read. While the clock stands still (SET in register B, or the
+ * Model. Nothing ticks: the second now is `base_s` plus the whole seconds since `phase_ns` on the guest's clock, and
+ * the time registers are made from it when they are read. While the clock stands still (SET in register B, or the
  * divider held in reset by register A) the time registers are plain bytes in `ram`, and when it starts again they
  * become the new base. So a guest that sets the clock moves its own offset and nothing else.
  *
  * The flags of register C are brought up to date (sync) whenever anybody looks: each of PF, AF and UF is set if its
  * event lies between the last sync and now. A timer is armed only for the next event that would raise the interrupt
- * line; while the line is up nothing can change it, so it sleeps until register C is read. That is how the chip behaves,
- * and it bounds the work a guest can cause.
+ * line; while the line is up nothing can change it, so it sleeps until register C is read. That is how the chip
+ * behaves, and it bounds the work a guest can cause.
  *
- * Late hosts. Periodic interrupts that passed while the host slept are owed, for at most half a second's worth, and each
- * read of register C brings the next after half a period: guests keep time by counting them.
+ * Late hosts. Periodic interrupts that passed while the host slept are owed, for at most half a second's worth, and
+ * each read of register C brings the next after half a period: guests keep time by counting them.
  *
  * The update cycle ends on the second; UIP is up for the 244 + 1984 microseconds before it.
  *
@@ -75,14 +75,14 @@ enum {
 struct mc146818_state {
     uint8_t ram[RAM_SIZE]; /* the time bytes are valid while the clock stands still, registers A and B always */
     uint8_t index[2];
-    uint8_t flags;           /* PF, AF, UF */
+    uint8_t flags; /* PF, AF, UF */
     bool line;
-    int64_t base_s;          /* the second that began at phase_ns */
-    int64_t phase_ns;        /* may lie before the machine was created */
-    uint8_t weekday_shift;   /* the guest's day of week less the calendar's */
-    uint64_t synced_ns;      /* flags are right up to here */
-    uint32_t owed;           /* periodic interrupts that the host slept over */
-    uint64_t owed_due_ns;    /* when the next of them is delivered; TIMER_NEVER: not before register C is read */
+    int64_t base_s;        /* the second that began at phase_ns */
+    int64_t phase_ns;      /* may lie before the machine was created */
+    uint8_t weekday_shift; /* the guest's day of week less the calendar's */
+    uint64_t synced_ns;    /* flags are right up to here */
+    uint32_t owed;         /* periodic interrupts that the host slept over */
+    uint64_t owed_due_ns;  /* when the next of them is delivered; TIMER_NEVER: not before register C is read */
 };
 
 struct mc146818 {
@@ -371,8 +371,8 @@ static bool update_in_progress(const struct mc146818_state *s, uint64_t now_ns)
 
 static bool is_time(unsigned index)
 {
-    return index == RTC_CENTURY || (index <= RTC_YEAR && index != RTC_SECONDS_ALARM && index != RTC_MINUTES_ALARM &&
-                                    index != RTC_HOURS_ALARM);
+    return index == RTC_CENTURY ||
+           (index <= RTC_YEAR && index != RTC_SECONDS_ALARM && index != RTC_MINUTES_ALARM && index != RTC_HOURS_ALARM);
 }
 
 static uint8_t read_data(struct mc146818 *rtc, unsigned index)

@@ -1,6 +1,7 @@
 /* The MC146818 real-time clock with its battery-backed RAM: 128 bytes, and the PIIX's second bank of 128.
  *
- * Threads: every call under the device lock. Source: Motorola MC146818A data sheet; PIIX3 data sheet (ports 70h-73h). */
+ * Threads: every call under the device lock. Source: Motorola MC146818A data sheet; PIIX3 data sheet (ports 70h-73h).
+ */
 #ifndef RING3_DEVICE_MC146818_H
 #define RING3_DEVICE_MC146818_H
 
@@ -12,8 +13,8 @@
 
 struct mc146818;
 
-/* The clock shows `epoch_s` (seconds since 1970 in the guest's time zone) when the queue's clock stands where it does at
- * this call, and goes with the queue's clock from there. `queue` must outlive the chip. */
+/* The clock shows `epoch_s` (seconds since 1970 in the guest's time zone) when the queue's clock stands where it does
+ * at this call, and goes with the queue's clock from there. `queue` must outlive the chip. */
 struct mc146818 *mc146818_create(struct timer_queue *queue, struct irq_line irq, int64_t epoch_s);
 void mc146818_destroy(struct mc146818 *rtc);
 

@@ -11,8 +11,8 @@
 
 struct ps2_keyboard;
 
-/* A key's name is its make code in scan code set 1: 01h..7fh, or e0xxh for the keys that send an E0 first. Pause has the
- * name e11dh, Print Screen e037h. */
+/* A key's name is its make code in scan code set 1: 01h..7fh, or e0xxh for the keys that send an E0 first. Pause has
+ * the name e11dh, Print Screen e037h. */
 #define PS2_KEY_PAUSE 0xe11du
 #define PS2_KEY_PRINT_SCREEN 0xe037u
 

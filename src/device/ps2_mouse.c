@@ -1,14 +1,14 @@
 /* PS/2 mouse.
  *
- * Model. Movement accumulates in counters; a packet takes out of them what it can say, and the rest stays for the next. In
- * stream mode a packet is made when something changed, the last one has left, and a sample period has passed since; in
- * remote mode the host asks (EB). A command from the host throws away the packet in flight, as the interface does.
+ * Model. Movement accumulates in counters; a packet takes out of them what it can say, and the rest stays for the next.
+ * In stream mode a packet is made when something changed, the last one has left, and a sample period has passed since;
+ * in remote mode the host asks (EB). A command from the host throws away the packet in flight, as the interface does.
  *
  * The wheel appears after the host's knock, three sample rates in a row: 200, 100, 80 makes ID 3 (a fourth byte with
  * the wheel), 200, 200, 80 makes ID 4 (wheel in four bits, and two more buttons).
  *
- * Not emulated: the resolution does not scale the counts, since the host's pointer has no millimetres; the overflow bits
- * stay clear, since nothing overflows.
+ * Not emulated: the resolution does not scale the counts, since the host's pointer has no millimetres; the overflow
+ * bits stay clear, since nothing overflows.
  *
  * IBM PS/2 Hardware Interface Technical Reference, Auxiliary Device: "Commands", "Data Report". */
 #include "device/ps2_mouse.h"

@@ -1,13 +1,13 @@
 /* 16550A universal asynchronous receiver/transmitter.
  *
- * Model. Two FIFOs of 16 between the guest and a chardev. With FIFOs disabled the same arrays hold one character. INTR is a
- * function of the registers (pending()), recomputed after every change.
+ * Model. Two FIFOs of 16 between the guest and a chardev. With FIFOs disabled the same arrays hold one character. INTR
+ * is a function of the registers (pending()), recomputed after every change.
  *
  * The transmitter is immediate: a character goes to the chardev in the instruction that wrote it, and THRE is up again
  * before the next one. Pacing to the programmed rate would slow a guest's console to 11 KB/s for nobody's benefit, and
  * every polling driver would pay for the wait in exits. The THRE interrupt still behaves as if the character had
- * taken time: writing THR clears it, and the emptied transmitter raises it again as a new edge, so that drivers that wait
- * for an interrupt per FIFO load get one. THRE stays down only while the chardev takes no more; the rest waits in
+ * taken time: writing THR clears it, and the emptied transmitter raises it again as a new edge, so that drivers that
+ * wait for an interrupt per FIFO load get one. THRE stays down only while the chardev takes no more; the rest waits in
  * the transmit FIFO for its `writable`.
  *
  * The receiver is immediate too, up to the FIFO's depth; what does not fit stays in the host until the guest has
@@ -190,7 +190,7 @@ static void push_rx(struct uart16550 *uart, uint8_t byte, uint8_t errors)
     if (s->rx_count == depth(s)) {
         s->lsr_errors |= LSR_OE;
         if (fifos(s))
-            return; /* lost in the shift register */
+            return;      /* lost in the shift register */
         s->rx_count = 0; /* written over */
     }
     unsigned at = (s->rx_first + s->rx_count) % FIFO_SIZE;

@@ -12,8 +12,8 @@
 
 struct uart16550;
 
-/* `line` is INTR behind the PC's OUT2 gate. `dev` may be NULL: nothing is plugged in, and what is sent is lost. `queue` and
- * `dev` must outlive the port. */
+/* `line` is INTR behind the PC's OUT2 gate. `dev` may be NULL: nothing is plugged in, and what is sent is lost. `queue`
+ * and `dev` must outlive the port. */
 struct uart16550 *uart16550_create(struct timer_queue *queue, struct irq_line line, struct chardev *dev);
 void uart16550_destroy(struct uart16550 *uart);
 void uart16550_reset(struct uart16550 *uart);

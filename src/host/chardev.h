@@ -7,8 +7,8 @@
  * `frontend` zero. A device is given a `struct chardev *` (or NULL: nothing is plugged in), calls chardev_connect()
  * once, and chardev_disconnect() before it dies.
  *
- * Flow. Neither side ever blocks or buffers for the other. chardev_write() takes what the backend has room for now; when
- * it took less than it was given, the backend calls `writable` once, as soon as it can take at least one byte. A
+ * Flow. Neither side ever blocks or buffers for the other. chardev_write() takes what the backend has room for now;
+ * when it took less than it was given, the backend calls `writable` once, as soon as it can take at least one byte. A
  * backend asks `can_receive` first and passes at most that many bytes to `receive`; when the answer was 0 it keeps its
  * input where it is (in the kernel), and the device calls chardev_accept_input() as soon as there is room again.
  *

@@ -8,12 +8,12 @@
  *     byte 3     offset low; for ranges above 256 bytes the step's byte 0, bits 7..3, gives the high bits
  *     bytes 4-7  value, little endian; the upper half of an 8-byte value repeats the lower
  *
- * Accesses obey the bus's contract (memory/memory.h): they never leave their range. Besides sanitizer reports, the harness
- * looks for timers that never let the clock go on.
+ * Accesses obey the bus's contract (memory/memory.h): they never leave their range. Besides sanitizer reports, the
+ * harness looks for timers that never let the clock go on.
  *
- * A device is added by one row in `targets`: how to make it, its ranges, and what can happen to it from outside (`poke`:
- * keys, input, an acknowledge, with the step's value). Its interrupt lines go to board_line(). `create` may look at
- * the devices of the rows above it in board->dev.
+ * A device is added by one row in `targets`: how to make it, its ranges, and what can happen to it from outside
+ * (`poke`: keys, input, an acknowledge, with the step's value). Its interrupt lines go to board_line(). `create` may
+ * look at the devices of the rows above it in board->dev.
  *
  * Built with: clang -fsanitize=fuzzer,address,undefined device_fuzz.c, the device, memory and base libraries. */
 #include <stdbool.h>
@@ -32,6 +32,8 @@
 #include "device/uart16550.h"
 #include "host/chardev.h"
 #include "memory/memory.h"
+
+#include "device_fuzz_chipset.h"
 
 #define STEPS_MAX 4096
 #define TARGETS_MAX 24
@@ -61,7 +63,7 @@ struct target {
     const char *name;
     void *(*create)(struct board *board);
     void (*destroy)(void *dev);
-    void (*reset)(void *dev);                                    /* may be NULL */
+    void (*reset)(void *dev);                                     /* may be NULL */
     void (*poke)(struct board *board, void *dev, uint32_t value); /* may be NULL */
     struct {
         const struct io_ops *ops;
@@ -172,6 +174,26 @@ static void poke_i8042(struct board *board, void *dev, uint32_t value)
         i8042_key(dev, value & 0xffff, value & 0x10000);
 }
 
+static void *create_apics(struct board *board)
+{
+    return fuzz_apics_create(&board->queue);
+}
+
+static void poke_apics(struct board *board, void *dev, uint32_t value)
+{
+    fuzz_apics_poke(dev, value);
+}
+
+static void *create_pci(struct board *board)
+{
+    return fuzz_pci_create(&board->queue);
+}
+
+static void poke_pci(struct board *board, void *dev, uint32_t value)
+{
+    fuzz_pci_poke(dev, value);
+}
+
 static void destroy_i8259(void *dev)
 {
     i8259_destroy(dev);
@@ -223,12 +245,18 @@ static void reset_i8042(void *dev)
 }
 
 static const struct target targets[] = {
-    {"8259A", create_i8259, destroy_i8259, reset_i8259, poke_i8259,
+    {"8259A",
+     create_i8259,
+     destroy_i8259,
+     reset_i8259,
+     poke_i8259,
      {{&i8259_master_ops, 2}, {&i8259_slave_ops, 2}, {&i8259_elcr_ops, 2}}},
     {"8254", create_i8254, destroy_i8254, reset_i8254, NULL, {{&i8254_ops, 4}, {&i8254_port61_ops, 1}}},
     {"MC146818", create_mc146818, destroy_mc146818, reset_mc146818, NULL, {{&mc146818_ops, 4}}},
     {"16550A", create_uart16550, destroy_uart16550, reset_uart16550, poke_uart16550, {{&uart16550_ops, 8}}},
     {"8042", create_i8042, destroy_i8042, reset_i8042, poke_i8042, {{&i8042_data_ops, 1}, {&i8042_command_ops, 1}}},
+    {"APICs", create_apics, fuzz_apics_destroy, fuzz_apics_reset, poke_apics, {{&fuzz_apics_ops, 8192}}},
+    {"PCI", create_pci, fuzz_pci_destroy, fuzz_pci_reset, poke_pci, {{&fuzz_pci_ops, FUZZ_PCI_PORTS}}},
 };
 
 _Static_assert(ARRAY_LEN(targets) <= TARGETS_MAX, "board->dev has room for every target");

@@ -352,9 +352,8 @@ static void mouse(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(controller),        cmocka_unit_test(output_port),
-        cmocka_unit_test(scan_codes),        cmocka_unit_test(keyboard_commands),
-        cmocka_unit_test(typematic_and_overrun), cmocka_unit_test(mouse),
+        cmocka_unit_test(controller),        cmocka_unit_test(output_port),           cmocka_unit_test(scan_codes),
+        cmocka_unit_test(keyboard_commands), cmocka_unit_test(typematic_and_overrun), cmocka_unit_test(mouse),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

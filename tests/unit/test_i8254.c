@@ -338,9 +338,9 @@ static void port61(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(mode0), cmocka_unit_test(mode1_and_5),  cmocka_unit_test(mode2),
-        cmocka_unit_test(mode3), cmocka_unit_test(mode4),        cmocka_unit_test(access_modes),
-        cmocka_unit_test(interrupts), cmocka_unit_test(late_host), cmocka_unit_test(port61),
+        cmocka_unit_test(mode0),      cmocka_unit_test(mode1_and_5), cmocka_unit_test(mode2),
+        cmocka_unit_test(mode3),      cmocka_unit_test(mode4),       cmocka_unit_test(access_modes),
+        cmocka_unit_test(interrupts), cmocka_unit_test(late_host),   cmocka_unit_test(port61),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -271,10 +271,14 @@ static void initialisation(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(edge_and_priority),    cmocka_unit_test(masking_and_spurious),
-        cmocka_unit_test(cascade),              cmocka_unit_test(level_triggered),
-        cmocka_unit_test(rotation),             cmocka_unit_test(special_mask_mode),
-        cmocka_unit_test(special_fully_nested), cmocka_unit_test(polling),
+        cmocka_unit_test(edge_and_priority),
+        cmocka_unit_test(masking_and_spurious),
+        cmocka_unit_test(cascade),
+        cmocka_unit_test(level_triggered),
+        cmocka_unit_test(rotation),
+        cmocka_unit_test(special_mask_mode),
+        cmocka_unit_test(special_fully_nested),
+        cmocka_unit_test(polling),
         cmocka_unit_test(initialisation),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
