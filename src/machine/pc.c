@@ -1,0 +1,647 @@
+/* The board. A plain PC of the late nineties, as far as kernels that are started directly look at it:
+ *
+ *   processors   local APICs at FEE00000h
+ *   north        82441FX host bridge (PCI 0:0.0), configuration mechanism 1 at CF8h/CFCh
+ *   south        PIIX3 ISA bridge (0:1.0), PIIX4 power management (0:1.3) at ports 600h-63Fh
+ *   legacy       8259A pair, 8254, port 61h, MC146818, 8042, 16550A (COM1), port 92h, RCR CF9h, APM B2h
+ *   I/O APIC     FEC00000h, pins 0..23; ISA interrupt n at pin n, but 0 at pin 2
+ *   monitor      isa-debug-exit F4h, debug console 402h, pvpanic 505h
+ *
+ * Interrupts. Each ISA interrupt is a wire (irq_or) that a legacy chip, a routed PIRQ, or both pull; it goes to the 8259s and to
+ * the I/O APIC alike, and the guest listens to one of them. The 8259's output is LINT0 of the local APICs. SCI is
+ * interrupt 9, level. PIRQs are routed by the PIIX3 to 10 and 11, as the tables say.
+ */
+#include "machine/pc.h"
+
+#include <stdlib.h>
+
+#include "base/check.h"
+#include "device/apic_bus.h"
+#include "device/debugcon.h"
+#include "device/debugexit.h"
+#include "device/i440fx.h"
+#include "device/i8042.h"
+#include "device/i8254.h"
+#include "device/i8259.h"
+#include "device/ioapic.h"
+#include "device/irq_or.h"
+#include "device/lapic.h"
+#include "device/mc146818.h"
+#include "device/pci.h"
+#include "device/piix3.h"
+#include "device/piix4_pm.h"
+#include "device/port92.h"
+#include "device/pvpanic.h"
+#include "device/uart16550.h"
+#include "host/chardev.h"
+
+#define ISA_IRQS 16u
+#define MSR_KVM_PV_EOI_EN 0x4b564d04u
+#define PV_EOI_ENABLED 1ull
+
+enum {
+    IRQ_TIMER = 0,
+    IRQ_KEYBOARD = 1,
+    IRQ_COM1 = 4,
+    IRQ_RTC = 8,
+    IRQ_SCI = 9,
+    IRQ_PCI_A = 10,
+    IRQ_PCI_B = 11,
+    IRQ_MOUSE = 12,
+    IRQ_FPU = 13,
+};
+
+enum {
+    PORT_PIC_MASTER = 0x20,
+    PORT_PIT = 0x40,
+    PORT_KBC_DATA = 0x60,
+    PORT_SYSTEM_B = 0x61,
+    PORT_KBC_COMMAND = 0x64,
+    PORT_RTC = 0x70,
+    PORT_SYSTEM_A = 0x92,
+    PORT_PIC_SLAVE = 0xa0,
+    PORT_APM = 0xb2,
+    PORT_DEBUG_EXIT = 0xf4,
+    PORT_COM1 = 0x3f8,
+    PORT_DEBUGCON = 0x402,
+    PORT_ELCR = 0x4d0,
+    PORT_PVPANIC = 0x505,
+    PORT_PM = 0x600,
+    PORT_PCI_ADDRESS = 0xcf8,
+    PORT_RCR = 0xcf9,
+    PORT_PCI_DATA = 0xcfc,
+};
+
+#define IOAPIC_BASE 0xfec00000u
+#define PIIX_SLOT 1u
+#define PIIX3_PIRQ_ROUTE 0x60u
+#define PCI_HOLE_BASE 0xc0000000u
+#define PCI_HOLE_END 0xfec00000u
+#define RCR_FULL_RESET 0x06u
+
+/* Who pulls an ISA wire. */
+enum { WIRE_LEGACY, WIRE_PIRQ, WIRE_SCI };
+
+struct pc_cpu {
+    struct pc *pc;
+    unsigned index;
+    struct vcpu *vcpu;
+    struct lapic *lapic;
+    gpa_t mapped_base; /* of the local APIC's page; 0: not mapped */
+};
+
+struct pc {
+    struct pc_config config;
+    struct irq_or wire[ISA_IRQS];
+    struct i8259 *pic;
+    struct i8254 *pit;
+    struct mc146818 *rtc;
+    struct uart16550 *com1;
+    struct i8042 *kbc;
+    struct port92 *port92;
+    struct debugexit *debugexit;
+    struct pvpanic *pvpanic;
+    struct debugcon *debugcon;
+    struct apic_bus *apic_bus;
+    struct ioapic *ioapic;
+    struct pci_host *pci;
+    struct i440fx *i440fx;
+    struct piix3 *piix3;
+    struct piix4_pm *pm;
+    bool a20_kbc, a20_port92;
+    unsigned cpu_count;
+    struct pc_cpu cpus[];
+};
+
+/* ---- interrupt wiring ---- */
+
+static void isa_irq(void *opaque, unsigned n, bool level)
+{
+    struct pc *pc = opaque;
+    i8259_set_irq(pc->pic, n, level);
+    ioapic_set_irq(pc->ioapic, n == IRQ_TIMER ? 2 : n, level);
+}
+
+static struct irq_line wire(struct pc *pc, unsigned irq, unsigned source)
+{
+    return (struct irq_line){.set = irq_or_set, .opaque = &pc->wire[irq], .n = source};
+}
+
+static void pic_output(void *opaque, unsigned n, bool level)
+{
+    (void)n;
+    struct pc *pc = opaque;
+    for (unsigned i = 0; i < pc->cpu_count; i++)
+        lapic_set_lint(pc->cpus[i].lapic, 0, level);
+}
+
+static void a20_changed(struct pc *pc)
+{
+    uint64_t mask = pc->a20_kbc || pc->a20_port92 ? ~0ull : ~(1ull << 20);
+    for (unsigned i = 0; i < pc->cpu_count; i++) {
+        struct vcpu *v = pc->cpus[i].vcpu;
+        if (v->a20_mask == mask)
+            continue;
+        v->a20_mask = mask;
+        pc->config.ops.cpu_raise(pc->config.ops.opaque, i, PENDING_FLUSH);
+    }
+}
+
+static void a20_from_kbc(void *opaque, unsigned n, bool level)
+{
+    (void)n;
+    struct pc *pc = opaque;
+    pc->a20_kbc = level;
+    a20_changed(pc);
+}
+
+static void a20_from_port92(void *opaque, unsigned n, bool level)
+{
+    (void)n;
+    struct pc *pc = opaque;
+    pc->a20_port92 = level;
+    a20_changed(pc);
+}
+
+/* ---- requests ---- */
+
+static void request_reset(void *opaque)
+{
+    struct pc *pc = opaque;
+    pc->config.ops.reset(pc->config.ops.opaque);
+}
+
+static void reset_from_kbc(void *opaque, unsigned n, bool level)
+{
+    (void)n;
+    if (level)
+        request_reset(opaque);
+}
+
+static void reset_from_rcr(void *opaque, bool hard)
+{
+    (void)hard; /* a processor-only reset runs the firmware, too: here it starts the kernel anew */
+    request_reset(opaque);
+}
+
+static void request_power_off(void *opaque)
+{
+    struct pc *pc = opaque;
+    pc->config.ops.power_off(pc->config.ops.opaque);
+}
+
+static void debug_exit(void *opaque, int status)
+{
+    struct pc *pc = opaque;
+    pc->config.ops.debug_exit(pc->config.ops.opaque, status);
+}
+
+static void panic_event(void *opaque, unsigned events)
+{
+    struct pc *pc = opaque;
+    if (events & PVPANIC_PANICKED)
+        pc->config.ops.panic(pc->config.ops.opaque);
+}
+
+static void debugcon_byte(void *opaque, uint8_t byte)
+{
+    struct pc *pc = opaque;
+    chardev_write(pc->config.debugcon, &byte, 1);
+}
+
+/* ---- a processor's local APIC, outward ---- */
+
+static void cpu_intr(void *opaque, bool pending)
+{
+    struct pc_cpu *cpu = opaque;
+    const struct pc_ops *ops = &cpu->pc->config.ops;
+    (pending ? ops->cpu_raise : ops->cpu_lower)(ops->opaque, cpu->index, PENDING_INTR);
+}
+
+static void cpu_raise(struct pc_cpu *cpu, uint32_t pending)
+{
+    const struct pc_ops *ops = &cpu->pc->config.ops;
+    ops->cpu_raise(ops->opaque, cpu->index, pending);
+}
+
+static void cpu_nmi(void *opaque)
+{
+    cpu_raise(opaque, PENDING_NMI);
+}
+
+static void cpu_smi(void *opaque)
+{
+    cpu_raise(opaque, PENDING_SMI);
+}
+
+static void cpu_init(void *opaque)
+{
+    cpu_raise(opaque, PENDING_INIT);
+}
+
+static void cpu_sipi(void *opaque, uint8_t vector)
+{
+    struct pc_cpu *cpu = opaque;
+    cpu->vcpu->sipi_vector = vector;
+    cpu_raise(cpu, PENDING_SIPI);
+}
+
+/* One page for all processors: they have their own local APIC behind the same address. With one processor it is its. */
+static void cpu_base_changed(void *opaque, uint64_t apic_base)
+{
+    struct pc_cpu *cpu = opaque;
+    struct memory *memory = cpu->pc->config.memory;
+    gpa_t base = apic_base & ~(uint64_t)(LAPIC_PAGE_SIZE - 1) & ((1ull << cpu->vcpu->maxphyaddr) - 1);
+    bool visible = (apic_base & APIC_BASE_EN) && !(apic_base & APIC_BASE_EXTD);
+    if (cpu->mapped_base != 0)
+        memory_unmap(memory, cpu->mapped_base);
+    cpu->mapped_base = 0;
+    if (visible && memory_map_mmio(memory, base, LAPIC_PAGE_SIZE, &lapic_mmio_ops, cpu->lapic, NULL))
+        cpu->mapped_base = base;
+    cpu_raise(cpu, PENDING_FLUSH);
+}
+
+static uint64_t cpu_tsc_to_ns(void *opaque, uint64_t tsc)
+{
+    struct pc_cpu *cpu = opaque;
+    int64_t ns = (int64_t)(tsc - cpu->vcpu->msr.tsc_adjust);
+    return ns < 0 ? 0 : (uint64_t)ns;
+}
+
+static const struct lapic_cpu_ops cpu_ops = {
+    .intr = cpu_intr,
+    .nmi = cpu_nmi,
+    .smi = cpu_smi,
+    .init = cpu_init,
+    .sipi = cpu_sipi,
+    .base_changed = cpu_base_changed,
+    .tsc_to_ns = cpu_tsc_to_ns,
+};
+
+/* ---- and inward: what the processor asks; on its thread, without the lock ---- */
+
+static void lock(struct pc_cpu *cpu)
+{
+    pthread_mutex_lock(cpu->pc->config.lock);
+}
+
+static void unlock(struct pc_cpu *cpu)
+{
+    pthread_mutex_unlock(cpu->pc->config.lock);
+}
+
+static int platform_intr_ack(void *opaque)
+{
+    struct pc_cpu *cpu = opaque;
+    lock(cpu);
+    int vector = lapic_ack(cpu->lapic);
+    if (vector < 0 && lapic_extint_pending(cpu->lapic)) {
+        lapic_extint_ack(cpu->lapic);
+        vector = i8259_ack(cpu->pc->pic);
+    }
+    unlock(cpu);
+    return vector;
+}
+
+static uint64_t platform_cr8_read(void *opaque)
+{
+    struct pc_cpu *cpu = opaque;
+    lock(cpu);
+    uint64_t value = lapic_cr8_read(cpu->lapic);
+    unlock(cpu);
+    return value;
+}
+
+static void platform_cr8_write(void *opaque, uint64_t cr8)
+{
+    struct pc_cpu *cpu = opaque;
+    lock(cpu);
+    lapic_cr8_write(cpu->lapic, cr8);
+    unlock(cpu);
+}
+
+static bool platform_apic_msr_read(void *opaque, uint32_t msr, uint64_t *value)
+{
+    struct pc_cpu *cpu = opaque;
+    lock(cpu);
+    bool ok = msr == MSR_KVM_PV_EOI_EN ? false : lapic_msr_read(cpu->lapic, msr, value);
+    unlock(cpu);
+    return ok;
+}
+
+static bool platform_apic_msr_write(void *opaque, uint32_t msr, uint64_t value)
+{
+    struct pc_cpu *cpu = opaque;
+    lock(cpu);
+    bool ok = msr == MSR_KVM_PV_EOI_EN
+                  ? lapic_set_pv_eoi(cpu->lapic, value & ~PV_EOI_ENABLED, value & PV_EOI_ENABLED)
+                  : lapic_msr_write(cpu->lapic, msr, value);
+    unlock(cpu);
+    return ok;
+}
+
+/* FERR# of the first processor is interrupt 13. IGNNE# is asserted from the guest's write to port F0h until FERR# goes
+ * away; this board ties it low: the interrupt's handler must clear the error itself, as all of them do. */
+static bool platform_ferr(void *opaque, bool error)
+{
+    struct pc_cpu *cpu = opaque;
+    lock(cpu);
+    irq_or_set(&cpu->pc->wire[IRQ_FPU], WIRE_LEGACY, error);
+    unlock(cpu);
+    return false;
+}
+
+static uint64_t platform_now_ns(void *opaque)
+{
+    struct pc_cpu *cpu = opaque;
+    return timer_now_ns(cpu->pc->config.queue);
+}
+
+static uint64_t platform_wall_base_ns(void *opaque)
+{
+    struct pc_cpu *cpu = opaque;
+    return cpu->pc->config.wall_base_ns;
+}
+
+static uint64_t platform_random(void *opaque)
+{
+    struct pc_cpu *cpu = opaque;
+    return cpu->pc->config.ops.random(cpu->pc->config.ops.opaque);
+}
+
+/* ---- creation ---- */
+
+static bool create_processors(struct pc *pc, struct error *err)
+{
+    for (unsigned i = 0; i < pc->cpu_count; i++) {
+        struct pc_cpu *cpu = &pc->cpus[i];
+        struct vcpu *v = pc->config.vcpus[i];
+        *cpu = (struct pc_cpu){.pc = pc, .index = i, .vcpu = v};
+        struct lapic_config config = {
+            .id = v->apic_id, .bsp = i == 0, .phys_bits = v->maxphyaddr, .ops = &cpu_ops, .opaque = cpu};
+        cpu->lapic = lapic_create(pc->apic_bus, pc->config.queue, pc->config.memory, &config);
+        if (cpu->lapic == NULL)
+            return error_set(err, "no memory for the local APIC of processor %u", i);
+        v->platform.intr_ack = platform_intr_ack;
+        v->platform.cr8_read = platform_cr8_read;
+        v->platform.cr8_write = platform_cr8_write;
+        v->platform.apic_msr_read = platform_apic_msr_read;
+        v->platform.apic_msr_write = platform_apic_msr_write;
+        v->platform.ferr = platform_ferr;
+        v->platform.now_ns = platform_now_ns;
+        v->platform.wall_base_ns = platform_wall_base_ns;
+        v->platform.random = platform_random;
+        v->platform.opaque = cpu;
+    }
+    return true;
+}
+
+static bool create_chips(struct pc *pc, struct error *err)
+{
+    struct timer_queue *queue = pc->config.queue;
+    pc->apic_bus = apic_bus_create();
+    pc->ioapic = pc->apic_bus != NULL ? ioapic_create(pc->apic_bus, 0) : NULL;
+    pc->pci = pci_host_create(pc->config.memory);
+    if (pc->ioapic == NULL || pc->pci == NULL || !create_processors(pc, err))
+        return error_set(err, "out of memory");
+    pc->pic = i8259_create((struct irq_line){.set = pic_output, .opaque = pc});
+    for (unsigned i = 0; i < ISA_IRQS; i++)
+        pc->wire[i].out = (struct irq_line){.set = isa_irq, .opaque = pc, .n = i};
+    pc->pit = i8254_create(queue, wire(pc, IRQ_TIMER, WIRE_LEGACY));
+    pc->rtc = mc146818_create(queue, wire(pc, IRQ_RTC, WIRE_LEGACY), (int64_t)(pc->config.wall_base_ns / NS_PER_S));
+    pc->com1 = uart16550_create(queue, wire(pc, IRQ_COM1, WIRE_LEGACY), pc->config.serial);
+    const struct i8042_lines lines = {
+        .keyboard = wire(pc, IRQ_KEYBOARD, WIRE_LEGACY),
+        .mouse = wire(pc, IRQ_MOUSE, WIRE_LEGACY),
+        .a20 = {.set = a20_from_kbc, .opaque = pc},
+        .reset = {.set = reset_from_kbc, .opaque = pc},
+    };
+    pc->kbc = i8042_create(queue, &lines);
+    pc->port92 = port92_create((struct irq_line){.set = a20_from_port92, .opaque = pc}, request_reset, pc);
+    pc->debugexit = debugexit_create(debug_exit, pc);
+    pc->pvpanic = pvpanic_create(panic_event, pc);
+    pc->debugcon = debugcon_create(&(struct debugcon_sink){.byte = debugcon_byte, .opaque = pc});
+    return true;
+}
+
+static bool create_bridges(struct pc *pc, struct error *err)
+{
+    pc->i440fx = i440fx_create(pc->pci, &(struct i440fx_ops){0}, pc, err);
+    struct piix3_config config = {.reset = reset_from_rcr, .opaque = pc};
+    for (unsigned i = 0; i < ISA_IRQS; i++)
+        config.isa[i] = wire(pc, i, WIRE_PIRQ);
+    if (pc->i440fx == NULL || (pc->piix3 = piix3_create(pc->pci, PIIX_SLOT, &config, err)) == NULL)
+        return false;
+    struct irq_line pirq[4];
+    for (unsigned i = 0; i < 4; i++)
+        pirq[i] = (struct irq_line){.set = piix3_set_pirq, .opaque = pc->piix3, .n = i};
+    pci_host_wire(pc->pci, pirq);
+    const struct piix4_pm_config pm = {.default_base = PORT_PM,
+                                       .timer_32bit = true,
+                                       .sci = wire(pc, IRQ_SCI, WIRE_SCI),
+                                       .power_off = request_power_off,
+                                       .opaque = pc};
+    pc->pm = piix4_pm_create(pc->pci, pc->config.memory, PIIX_SLOT, pc->config.queue, &pm, err);
+    return pc->pm != NULL;
+}
+
+static bool map_ports(struct pc *pc, struct error *err)
+{
+    const struct {
+        uint16_t port;
+        unsigned count;
+        const struct io_ops *ops;
+        void *dev;
+    } map[] = {
+        {PORT_PIC_MASTER, 2, &i8259_master_ops, pc->pic},
+        {PORT_PIC_SLAVE, 2, &i8259_slave_ops, pc->pic},
+        {PORT_ELCR, 2, &i8259_elcr_ops, pc->pic},
+        {PORT_PIT, 4, &i8254_ops, pc->pit},
+        {PORT_SYSTEM_B, 1, &i8254_port61_ops, pc->pit},
+        {PORT_KBC_DATA, 1, &i8042_data_ops, pc->kbc},
+        {PORT_KBC_COMMAND, 1, &i8042_command_ops, pc->kbc},
+        {PORT_RTC, 4, &mc146818_ops, pc->rtc},
+        {PORT_SYSTEM_A, 1, &port92_ops, pc->port92},
+        {PORT_APM, 2, &piix4_apm_ops, pc->pm},
+        {PORT_DEBUG_EXIT, DEBUGEXIT_SIZE, &debugexit_ops, pc->debugexit},
+        {PORT_COM1, 8, &uart16550_ops, pc->com1},
+        {PORT_DEBUGCON, 1, &debugcon_ops, pc->debugcon},
+        {PORT_PVPANIC, 1, &pvpanic_ops, pc->pvpanic},
+        {PORT_PCI_ADDRESS, 4, &pci_address_ops, pc->pci},
+        {PORT_RCR, 1, &piix3_reset_ops, pc->piix3}, /* within the four above, for byte accesses */
+        {PORT_PCI_DATA, 4, &pci_data_ops, pc->pci},
+    };
+    for (unsigned i = 0; i < ARRAY_LEN(map); i++)
+        if (!memory_map_ports(pc->config.memory, map[i].port, map[i].count, map[i].ops, map[i].dev, err))
+            return false;
+    return memory_map_mmio(pc->config.memory, IOAPIC_BASE, IOAPIC_SIZE, &ioapic_mmio_ops, pc->ioapic, err);
+}
+
+struct pc *pc_create(const struct pc_config *config, struct error *err)
+{
+    struct pc *pc = calloc(1, sizeof *pc + config->cpu_count * sizeof pc->cpus[0]);
+    if (pc == NULL) {
+        error_set(err, "out of memory");
+        return NULL;
+    }
+    pc->config = *config;
+    pc->cpu_count = config->cpu_count;
+    if (!create_chips(pc, err) || !create_bridges(pc, err) || !map_ports(pc, err)) {
+        pc_destroy(pc);
+        return NULL;
+    }
+    pc_reset(pc);
+    return pc;
+}
+
+void pc_destroy(struct pc *pc)
+{
+    if (pc == NULL)
+        return;
+    if (pc->pm != NULL)
+        piix4_pm_destroy(pc->pm);
+    if (pc->piix3 != NULL)
+        piix3_destroy(pc->piix3);
+    if (pc->i440fx != NULL)
+        i440fx_destroy(pc->i440fx);
+    if (pc->pci != NULL)
+        pci_host_destroy(pc->pci);
+    if (pc->debugcon != NULL) {
+        debugcon_destroy(pc->debugcon);
+        pvpanic_destroy(pc->pvpanic);
+        debugexit_destroy(pc->debugexit);
+        port92_destroy(pc->port92);
+        i8042_destroy(pc->kbc);
+        uart16550_destroy(pc->com1);
+        mc146818_destroy(pc->rtc);
+        i8254_destroy(pc->pit);
+        i8259_destroy(pc->pic);
+    }
+    for (unsigned i = 0; i < pc->cpu_count; i++)
+        if (pc->cpus[i].lapic != NULL)
+            lapic_destroy(pc->cpus[i].lapic);
+    if (pc->ioapic != NULL)
+        ioapic_destroy(pc->ioapic);
+    if (pc->apic_bus != NULL)
+        apic_bus_destroy(pc->apic_bus);
+    free(pc);
+}
+
+/* ---- reset, and what firmware leaves behind ---- */
+
+static void set_cmos_memory(struct pc *pc)
+{
+    uint64_t size = memory_ram_size(pc->config.memory);
+    uint64_t low = size < MEMORY_LOW_MAX ? size : MEMORY_LOW_MAX;
+    uint64_t extended_kib = low > MiB ? (low - MiB) / KiB : 0;
+    uint64_t above_16m = low > 16 * MiB ? (low - 16 * MiB) / (64 * KiB) : 0;
+    uint64_t high = (size - low) / (64 * KiB);
+    if (extended_kib > 0xffff)
+        extended_kib = 0xffff;
+    const uint16_t base_kib = 640;
+    const struct {
+        uint8_t index, value;
+    } bytes[] = {
+        {0x14, 0x06}, /* equipment: coprocessor, mouse */
+        {0x15, base_kib & 0xff}, {0x16, base_kib >> 8},
+        {0x17, (uint8_t)extended_kib}, {0x18, (uint8_t)(extended_kib >> 8)},
+        {0x30, (uint8_t)extended_kib}, {0x31, (uint8_t)(extended_kib >> 8)},
+        {0x34, (uint8_t)above_16m}, {0x35, (uint8_t)(above_16m >> 8)},
+        {0x5b, (uint8_t)high}, {0x5c, (uint8_t)(high >> 8)}, {0x5d, (uint8_t)(high >> 16)},
+        {0x5f, (uint8_t)(pc->cpu_count - 1)},
+    };
+    for (unsigned i = 0; i < ARRAY_LEN(bytes); i++)
+        mc146818_set_cmos(pc->rtc, bytes[i].index, bytes[i].value);
+}
+
+static void set_pci_routing(struct pc *pc)
+{
+    static const uint8_t route[4] = {IRQ_PCI_A, IRQ_PCI_A, IRQ_PCI_B, IRQ_PCI_B};
+    for (unsigned i = 0; i < 4; i++)
+        pci_host_write(pc->pci, PIIX_SLOT, 0, PIIX3_PIRQ_ROUTE + i, 1, route[i]);
+    /* PCI interrupts and the SCI are level-triggered at the 8259s. */
+    uint8_t level_slave = 1u << (IRQ_SCI - 8) | 1u << (IRQ_PCI_A - 8) | 1u << (IRQ_PCI_B - 8);
+    memory_port_write(pc->config.memory, PORT_ELCR + 1, 1, level_slave);
+}
+
+/* The 8259s as a BIOS leaves them: vectors 8h and 70h, everything masked but the cascade. A kernel that comes with its own
+ * tables programs them anew. */
+static void set_pic(struct pc *pc)
+{
+    static const struct {
+        uint16_t port;
+        uint8_t value;
+    } script[] = {
+        {PORT_PIC_MASTER, 0x11}, {PORT_PIC_MASTER + 1, 0x08}, {PORT_PIC_MASTER + 1, 0x04},
+        {PORT_PIC_MASTER + 1, 0x01}, {PORT_PIC_MASTER + 1, 0xfb},
+        {PORT_PIC_SLAVE, 0x11}, {PORT_PIC_SLAVE + 1, 0x70}, {PORT_PIC_SLAVE + 1, 0x02},
+        {PORT_PIC_SLAVE + 1, 0x01}, {PORT_PIC_SLAVE + 1, 0xff},
+    };
+    for (unsigned i = 0; i < ARRAY_LEN(script); i++)
+        memory_port_write(pc->config.memory, script[i].port, 1, script[i].value);
+}
+
+void pc_reset(struct pc *pc)
+{
+    pci_host_reset(pc->pci);
+    i8259_reset(pc->pic);
+    i8254_reset(pc->pit);
+    mc146818_reset(pc->rtc);
+    uart16550_reset(pc->com1);
+    i8042_reset(pc->kbc);
+    port92_reset(pc->port92);
+    ioapic_reset(pc->ioapic);
+    for (unsigned i = 0; i < pc->cpu_count; i++) {
+        struct pc_cpu *cpu = &pc->cpus[i];
+        lapic_reset(cpu->lapic);
+        lapic_set_virtual_wire(cpu->lapic);
+        cpu_base_changed(cpu, lapic_base(cpu->lapic));
+    }
+    pc->a20_kbc = pc->a20_port92 = true; /* a kernel started directly finds A20 open */
+    a20_changed(pc);
+    set_cmos_memory(pc);
+    set_pci_routing(pc);
+    set_pic(pc);
+}
+
+void pc_describe_acpi(const struct pc *pc, struct acpi_description *description)
+{
+    *description = (struct acpi_description){
+        .cpu_count = pc->cpu_count,
+        .local_apic_gpa = LAPIC_DEFAULT_BASE,
+        .io_apic_gpa = IOAPIC_BASE,
+        .has_pic = true,
+        .overrides =
+            {
+                {.isa_irq = IRQ_TIMER, .gsi = 2, .flags = ACPI_INTI_BUS},
+                {.isa_irq = IRQ_SCI, .gsi = IRQ_SCI, .flags = ACPI_INTI_HIGH | ACPI_INTI_LEVEL},
+                {.isa_irq = IRQ_PCI_A, .gsi = IRQ_PCI_A, .flags = ACPI_INTI_HIGH | ACPI_INTI_LEVEL},
+                {.isa_irq = IRQ_PCI_B, .gsi = IRQ_PCI_B, .flags = ACPI_INTI_HIGH | ACPI_INTI_LEVEL},
+            },
+        .override_count = 4,
+        .sci_irq = IRQ_SCI,
+        .pm1a_event = PORT_PM + PIIX4_PM1A_EVT,
+        .pm1a_control = PORT_PM + PIIX4_PM1A_CNT,
+        .pm_timer = PORT_PM + PIIX4_PM_TMR,
+        .pm_timer_32bit = true,
+        .gpe0 = PORT_PM + PIIX4_GPE0,
+        .gpe0_size = 4,
+        .smi_command = PORT_APM,
+        .acpi_enable = PIIX4_ACPI_ENABLE,
+        .acpi_disable = PIIX4_ACPI_DISABLE,
+        .has_power_button = true,
+        .s5_type = PIIX4_SLP_TYP_S5,
+        .reset_port = PORT_RCR,
+        .reset_value = RCR_FULL_RESET,
+        .pci_memory = {.base = PCI_HOLE_BASE, .size = PCI_HOLE_END - PCI_HOLE_BASE},
+        .pci_pic_irq = {IRQ_PCI_A, IRQ_PCI_A, IRQ_PCI_B, IRQ_PCI_B},
+        .pci_gsi = {IRQ_PCI_A, IRQ_PCI_A, IRQ_PCI_B, IRQ_PCI_B},
+        .pci_swizzle = (uint8_t)pci_route_pin(0, 1), /* slot 0's INTA; the rest follows by rotation */
+        .isa_bridge_slot = PIIX_SLOT,
+        .com1_port = PORT_COM1,
+        .com1_irq = IRQ_COM1,
+        .has_rtc = true,
+        .has_i8042 = true,
+        .pvpanic_port = PORT_PVPANIC,
+    };
+}

@@ -1,0 +1,54 @@
+/* The board: an i440FX/PIIX PC with its chips, addresses and interrupt wiring.
+ *
+ * pc.c is the only file that knows addresses, interrupt numbers and the list of devices. It owns the chips; what they ask
+ * of the machine as a whole comes out through struct pc_ops. Threads: everything under the device lock.
+ */
+#ifndef RING3_MACHINE_PC_H
+#define RING3_MACHINE_PC_H
+
+#include <pthread.h>
+
+#include "base/error.h"
+#include "base/timer.h"
+#include "boot/boot.h"
+#include "cpu/vcpu.h"
+#include "memory/memory.h"
+
+struct chardev;
+struct pc;
+
+/* Requests of the guest. They arrive in the middle of a port access: the callee notes them and acts when the instruction
+ * is done. */
+struct pc_ops {
+    void (*power_off)(void *opaque);
+    void (*reset)(void *opaque);
+    void (*debug_exit)(void *opaque, int status);
+    void (*panic)(void *opaque);
+    /* A processor's pins and messages: PENDING_* bits to set or, for INTR, to clear. */
+    void (*cpu_raise)(void *opaque, unsigned cpu, uint32_t pending);
+    void (*cpu_lower)(void *opaque, unsigned cpu, uint32_t pending);
+    uint64_t (*random)(void *opaque); /* for RDRAND and RDSEED; any thread */
+    void *opaque;
+};
+
+struct pc_config {
+    struct memory *memory;
+    struct timer_queue *queue;
+    struct vcpu *const *vcpus; /* their `platform` is filled in by pc_create() */
+    unsigned cpu_count;
+    struct chardev *serial, *debugcon; /* may be NULL */
+    uint64_t wall_base_ns;             /* wall clock at guest time 0, ns since 1970 */
+    pthread_mutex_t *lock;             /* the device lock, taken by the processors' interrupt functions */
+    struct log *log;
+    struct pc_ops ops;
+};
+
+struct pc *pc_create(const struct pc_config *config, struct error *err);
+void pc_destroy(struct pc *pc);
+/* All chips to their state after power-on, then what firmware would have set up for a kernel started directly. */
+void pc_reset(struct pc *pc);
+
+/* What a kernel is told of the board. */
+void pc_describe_acpi(const struct pc *pc, struct acpi_description *description);
+
+#endif
