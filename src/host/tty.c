@@ -90,12 +90,9 @@ static void close_others(int a, int b)
     }
 }
 
-/* The guard process. Only async-signal-safe calls: the parent may have had threads. */
+/* The guard process, with all signals blocked. Only async-signal-safe calls: the parent may have had threads. */
 _Noreturn static void guard_run(const struct tty *tty, int pipe_fd, pid_t parent)
 {
-    sigset_t all;
-    sigfillset(&all);
-    sigprocmask(SIG_BLOCK, &all, NULL);
     setsid();
     prctl(PR_SET_NAME, "ring3-tty-guard");
     if (chdir("/") != 0) {
@@ -119,6 +116,10 @@ static bool guard_start(struct tty *tty, struct error *err)
     int fds[2];
     if (pipe2(fds, O_CLOEXEC) != 0)
         return error_set(err, "the terminal's guard needs a pipe: %s", strerror(errno));
+    /* Blocked before it exists: until setsid() it is in our session, and gets the SIGHUP of our death. */
+    sigset_t all, old;
+    sigfillset(&all);
+    pthread_sigmask(SIG_BLOCK, &all, &old);
     pid_t parent = getpid();
     pid_t child = fork();
     if (child == 0) {
@@ -126,6 +127,7 @@ static bool guard_start(struct tty *tty, struct error *err)
         guard_run(tty, fds[0], parent);
     }
     int fork_errno = errno;
+    pthread_sigmask(SIG_SETMASK, &old, NULL);
     close(fds[0]);
     if (child < 0) {
         close(fds[1]);
