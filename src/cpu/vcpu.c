@@ -1,12 +1,12 @@
 /* A virtual processor's life: creation, RESET and INIT, the state derived from its registers, and the way out.
  *
- * Derived state. CPL is SS.DPL in protected mode (so conforming code and null stack segments need no special case), 0 in
- * real mode, 3 in virtual-8086 mode. `code_mode` says how bytes at CS:RIP decode and whether segments have to be
- * looked at; `tlb` is the translation cache of the current access rights, or the one that stays empty while
- * alignment checks or data breakpoints make every access special.
+ * Derived state. CPL is SS.DPL in protected mode (so conforming code and null stack segments need no special case), 0
+ * in real mode, 3 in virtual-8086 mode. `code_mode` says how bytes at CS:RIP decode and whether segments have to be
+ * looked at; `tlb` is the translation cache of the current access rights, or the one that stays empty while alignment
+ * checks or data breakpoints make every access special.
  *
- * When 64-bit code is left for another mode the upper halves of RAX to RDI are cleared: the SDM leaves them
- * undefined (vol. 1, 3.4.1.1), and 32-bit code here relies on zeros. R8 to R15 are kept.
+ * When 64-bit code is left for another mode the upper halves of RAX to RDI are cleared: the SDM leaves them undefined
+ * (vol. 1, 3.4.1.1), and 32-bit code here relies on zeros. R8 to R15 are kept.
  *
  * SDM vol. 3, 9.1 (reset), 4.6 (access rights), 17.2.4 (debug registers).
  */
@@ -80,6 +80,7 @@ void vcpu_reset(struct vcpu *v, bool init)
     v->dr6_pending = 0;
     v->activity = v->index == 0 ? ACTIVITY_RUNNING : ACTIVITY_WAIT_SIPI;
     v->monitor_armed = false;
+    v->mwait_breaks = false;
     v->fault_chain_length = 0;
     v->rmw.active = false;
     memset(v->pdpte, 0, sizeof v->pdpte);
@@ -157,7 +158,7 @@ void vcpu_mode_changed(struct vcpu *v)
     v->tlb = &v->tlbs[kind];
     if (kind != TLB_NONE)
         v->tlb->used = true;
-    v->stepping = (v->rflags_rest & (FLAG_TF | FLAG_RF)) || (v->dr[7] & 0xff) || v->shadow != 0 || v->dr6_pending != 0;
+    v->stepping = (v->rflags_rest & FLAG_TF) || (v->dr[7] & 0xff);
 }
 
 /* ---- the outside ---- */
@@ -166,6 +167,24 @@ void vcpu_raise(struct vcpu *v, uint32_t pending)
 {
     atomic_fetch_or(&v->pending, pending);
     __atomic_store_n(&v->instructions_stop, 0, __ATOMIC_RELAXED);
+}
+
+bool vcpu_runnable(const struct vcpu *v)
+{
+    uint32_t pending = atomic_load_explicit(&v->pending, memory_order_acquire);
+    if (v->activity == ACTIVITY_RUNNING)
+        return true;
+    if (pending & (PENDING_STOP | PENDING_RESET))
+        return true;
+    if (v->activity == ACTIVITY_WAIT_SIPI)
+        return pending & (PENDING_SIPI | PENDING_INIT);
+    if (v->activity == ACTIVITY_SHUTDOWN)
+        return pending & PENDING_INIT;
+    if ((pending & PENDING_NMI) && !v->nmi_blocked)
+        return true;
+    if (pending & (PENDING_INIT | PENDING_SMI))
+        return true;
+    return (pending & PENDING_INTR) && ((v->rflags_rest & FLAG_IF) || v->mwait_breaks);
 }
 
 void vcpu_exit(struct vcpu *v, struct exit *exit)
