@@ -205,8 +205,7 @@ static bool run_destroy(struct run *run, struct error *err)
 
 static bool run_report_stats(struct run *run, FILE *report, struct error *err)
 {
-    const struct vcpu *v = vm_vcpu(run->vm, 0);
-    const struct memory *memory = v != NULL ? v->memory : NULL;
+    const struct memory *memory = vm_vcpu(run->vm, 0)->memory;
     FILE *out = run->stat_file != NULL ? run->stat_file : report;
     if (run->options.stat == STAT_JSON)
         return stats_print_json(run->stats, memory, out, err);
@@ -230,13 +229,10 @@ static int end_status(struct run *run, const struct vm_result *result, FILE *rep
     case VM_END_RESET:
         return STATUS_OK;
     case VM_END_DEBUG_EXIT:
-        return ((result->code << 1) | 1) & 0xff;
+        return result->code & 0xff; /* the chip has made it odd */
     case VM_END_TRIPLE_FAULT:
         fputs("ring3: the guest's processor shut down\n", report);
-        for (unsigned i = 0; vm_vcpu(run->vm, i) != NULL; i++) {
-            if (vm_vcpu(run->vm, i)->activity == ACTIVITY_SHUTDOWN)
-                postmortem_triple_fault(vm_vcpu(run->vm, i), report);
-        }
+        postmortem_triple_fault(vm_vcpu(run->vm, 0), report);
         return STATUS_TRIPLE_FAULT;
     case VM_END_PANIC:
         fputs("ring3: the guest's kernel panicked\n", report);

@@ -1,0 +1,175 @@
+/* The command line: what is accepted, what it means, and the message for everything else. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <cmocka.h>
+
+#include <string.h>
+
+#include "base/suggest.h"
+#include "base/types.h"
+#include "cli/options.h"
+
+/* Splits at spaces. */
+static bool parse(struct run_options *options, const char *line, struct error *err)
+{
+    static char copy[512];
+    char *words[32], *save = NULL;
+    int n = 0;
+    strcpy(copy, line);
+    for (char *word = strtok_r(copy, " ", &save); word != NULL; word = strtok_r(NULL, " ", &save))
+        words[n++] = word;
+    err->message[0] = 0;
+    return run_options_parse(options, n, words, err);
+}
+
+static void test_defaults(void **state)
+{
+    struct run_options o;
+    struct error err;
+    assert_true(parse(&o, "--kernel k", &err));
+    assert_string_equal(o.kernel, "k");
+    assert_string_equal(o.engine, "auto");
+    assert_string_equal(o.serial, "stdio");
+    assert_string_equal(o.debugcon, "null");
+    assert_int_equal(o.ram_size, 512 * MiB);
+    assert_int_equal(o.timeout_ns, 0);
+    assert_int_equal(o.clock, CLOCK_HOST);
+    assert_int_equal(o.log, LOG_OFF);
+    assert_int_equal(o.stat, STAT_NONE);
+    assert_false(o.no_reboot || o.kaslr || o.help);
+    assert_null(o.initrd);
+    assert_null(o.append);
+    assert_null(o.cpu);
+    assert_null(o.trace);
+}
+
+static void test_all(void **state)
+{
+    struct run_options o;
+    struct error err;
+    assert_true(parse(&o,
+                      "-kernel k --initrd=i -append a=b -m 2G -engine interpret --cpu max,-avx2 -serial null "
+                      "--debugcon=file:x --kaslr -no-reboot --timeout 0.5 --clock=instructions --stat=json:s.json "
+                      "--trace t -log debug -nographic -display none",
+                      &err));
+    assert_string_equal(o.initrd, "i");
+    assert_string_equal(o.append, "a=b");
+    assert_int_equal(o.ram_size, 2 * GiB);
+    assert_string_equal(o.engine, "interpret");
+    assert_string_equal(o.cpu, "max,-avx2");
+    assert_string_equal(o.serial, "null");
+    assert_string_equal(o.debugcon, "file:x");
+    assert_true(o.kaslr && o.no_reboot);
+    assert_int_equal(o.timeout_ns, 500000000);
+    assert_int_equal(o.clock, CLOCK_INSTRUCTIONS);
+    assert_int_equal(o.stat, STAT_JSON);
+    assert_string_equal(o.stat_file, "s.json");
+    assert_string_equal(o.trace, "t");
+    assert_int_equal(o.log, LOG_DEBUG);
+}
+
+static void test_forms(void **state)
+{
+    struct run_options o;
+    struct error err;
+    assert_true(parse(&o, "--kernel a --kernel b --stat=json --stat", &err)); /* the last one counts */
+    assert_string_equal(o.kernel, "b");
+    assert_int_equal(o.stat, STAT_TEXT);
+    assert_true(parse(&o, "--kernel k --append=", &err)); /* empty on purpose */
+    assert_string_equal(o.append, "");
+    assert_true(parse(&o, "--kernel k --append -v", &err)); /* a value may begin with a dash */
+    assert_string_equal(o.append, "-v");
+    assert_true(parse(&o, "--help", &err) && o.help);
+    assert_true(parse(&o, "-h", &err) && o.help);
+    assert_true(parse(&o, "--cpu help", &err));
+    assert_true(parse(&o, "--memory=64 --kernel k", &err));
+    assert_int_equal(o.ram_size, 64 * MiB);
+}
+
+static void test_messages(void **state)
+{
+    static const struct {
+        const char *line, *message;
+    } cases[] = {
+        {"", "nothing to boot: name a kernel with --kernel FILE ('ring3 help run' shows examples)"},
+        {"disk.img", "'disk.img' is not an option; name the kernel to boot with --kernel FILE"},
+        {"-", "'-' is not an option; name the kernel to boot with --kernel FILE"},
+        {"--kernle k", "unknown option '--kernle' (did you mean '--kernel'?)"},
+        {"-inird=x", "unknown option '-inird=x' (did you mean '--initrd'?)"},
+        {"--no-rebot", "unknown option '--no-rebot' (did you mean '--no-reboot'?)"},
+        {"--frobnicate", "unknown option '--frobnicate' ('ring3 help run' lists them)"},
+        {"--", "unknown option '--' ('ring3 help run' lists them)"},
+        {"--kernel", "--kernel needs a value: --kernel FILE"},
+        {"--kernel=", "--kernel needs a value: --kernel FILE"},
+        {"--kernel --initrd x", "--kernel needs a value: --kernel FILE"},
+        {"--kaslr=yes", "--kaslr takes no value"},
+        {"-m huge", "--memory: 'huge' is not a size (write 512M or 2G)"},
+        {"-m -5", "--memory: '-5' is not a size (write 512M or 2G)"},
+        {"-m 512X", "--memory: '512X' is not a size: its unit must be one of B, K, M, G, T"},
+        {"-m 512MM", "--memory: '512MM' is not a size (write 512M or 2G)"},
+        {"-m 0", "--memory: '0' is too little memory: at least 1M is needed"},
+        {"-m 1T", "--memory: '1T' is too much memory: at most 512G can be had"},
+        {"-m 99999999999999999999T", "--memory: '99999999999999999999T' is more than 64 bits can address"},
+        {"-m 1048577B", "--memory: '1048577B' is not a multiple of 4K"},
+        {"--timeout 0", "--timeout: '0' leaves no time at all"},
+        {"--timeout -1", "--timeout: '-1' is not a number of seconds (write 10 or 0.5)"},
+        {"--timeout 5m", "--timeout: '5m' is not a number of seconds (write 10 or 0.5)"},
+        {"--timeout 1e30", "--timeout: '1e30' is more than 1000000000 seconds"},
+        {"--clock hots", "--clock: 'hots' is not one of host, instructions (did you mean 'host'?)"},
+        {"--log loud", "--log: 'loud' is not one of off, warn, info, debug"},
+        {"--stat=jsno", "--stat: 'jsno' is not text or json (did you mean 'json'?)"},
+        {"--stat=json:", "--stat: a file name is missing behind the colon"},
+        {"-display sdl", "--display: only 'none' is possible"},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        struct run_options o;
+        struct error err;
+        assert_false(parse(&o, cases[i].line, &err));
+        assert_string_equal(err.message, cases[i].message);
+    }
+}
+
+static void test_sizes(void **state)
+{
+    static const struct {
+        const char *text;
+        uint64_t bytes;
+    } cases[] = {
+        {"1", MiB},          {"512", 512 * MiB}, {"512m", 512 * MiB}, {"0.5G", 512 * MiB}, {"1.5G", 1536 * MiB},
+        {"4096K", 4 * MiB},  {"7B", 7},          {"1T", 1024 * GiB},  {"2g", 2 * GiB},     {"0.25", 256 * KiB},
+        {"16777215T", 16777215ull << 40},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        uint64_t bytes;
+        assert_true(parse_size(cases[i].text, &bytes, NULL));
+        assert_int_equal(bytes, cases[i].bytes);
+    }
+    uint64_t bytes;
+    assert_false(parse_size("", &bytes, NULL));
+    assert_false(parse_size("M", &bytes, NULL));
+    assert_false(parse_size("1..5", &bytes, NULL));
+    assert_false(parse_size("16777216T", &bytes, NULL));
+}
+
+static void test_suggestions(void **state)
+{
+    static const char *const words[] = {"kernel", "initrd", "append"};
+    assert_string_equal(suggest_nearest("kernle", words, 3), "kernel");
+    assert_string_equal(suggest_nearest("KERNEL", words, 3), "kernel");
+    assert_string_equal(suggest_nearest("init", words, 3), "initrd");
+    assert_null(suggest_nearest("", words, 3));
+    assert_null(suggest_nearest("x", words, 3));
+    assert_null(suggest_nearest("something else entirely", words, 3));
+    assert_null(suggest_nearest("a word that is far longer than any option could be, so long", words, 3));
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_defaults), cmocka_unit_test(test_all),   cmocka_unit_test(test_forms),
+        cmocka_unit_test(test_messages), cmocka_unit_test(test_sizes), cmocka_unit_test(test_suggestions),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
