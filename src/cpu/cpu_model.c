@@ -16,9 +16,11 @@
  *     there for the asking (`+monitor`).
  *   - AMD's features when the vendor is not AMD, and the reverse: software looks for them by vendor.
  *
- * ARCH_CAPABILITIES tells guests on an Intel model that the processor is not affected by Meltdown and its kin. The bits
- * are there so that kernels do not switch page tables at each system call: such mitigations cost much here, and cannot
- * protect anything, since the guest's page tables are not what the host processor speculates through.
+ * Speculation. The models say that they are not affected by Meltdown, Retbleed and their kin, and that indirect
+ * branches need no retpolines (Intel: ARCH_CAPABILITIES, SPEC_CTRL with IBRS_ALL; AMD: BTC_NO, SRSO_NO, AUTOIBRS).
+ * Mitigations are instructions that steer the predictors of the processor that executes them; in translated code they
+ * steer nothing, and kernels would pay for them at each system call and each return. Guest kernel and guest user code
+ * share a host process; whoever must not trust one against the other runs two machines.
  *
  * The 80386 and 80486 models come with the coprocessor. FPU cannot be switched off: without one, ESC instructions have
  * no defined effect that software could rely on.
@@ -29,6 +31,7 @@
 
 #include "base/suggest.h"
 #include "cpu/cpuid.h"
+#include "cpu/msr.h"
 #include "cpu/vcpu.h"
 
 static const struct feature_info {
@@ -62,11 +65,12 @@ static const uint16_t host_features[] = {
     CPU_SHA_NI, CPU_VAES,   CPU_VPCLMULQDQ, CPU_MMXEXT, CPU_ABM,       CPU_SSE4A, CPU_FXSR, CPU_MISALIGNSSE,
 };
 
-/* Features that only AMD's processors have, and the one that only Intel's have. */
+/* Features that only AMD's processors have, and those that only Intel's have. */
 static const uint16_t amd_features[] = {
-    CPU_MMXEXT, CPU_FXSR_OPT, CPU_SSE4A, CPU_MISALIGNSSE, CPU_TOPOEXT, CPU_CLZERO,
+    CPU_MMXEXT,     CPU_FXSR_OPT, CPU_SSE4A,        CPU_MISALIGNSSE,       CPU_TOPOEXT,  CPU_CLZERO,
+    CPU_AMD_SSB_NO, CPU_BTC_NO,   CPU_LFENCE_RDTSC, CPU_NULL_SEL_CLR_BASE, CPU_AUTOIBRS, CPU_SRSO_NO,
 };
-static const uint16_t intel_features[] = {CPU_ARCH_CAPABILITIES};
+static const uint16_t intel_features[] = {CPU_ARCH_CAPABILITIES, CPU_SPEC_CTRL};
 
 /* {feature, what it needs} */
 static const uint16_t dependencies[][2] = {
@@ -140,6 +144,8 @@ static const uint16_t dependencies[][2] = {
     {CPU_CLFLUSHOPT, CPU_CLFLUSH},
     {CPU_CLWB, CPU_CLFLUSH},
     {CPU_ARCH_CAPABILITIES, CPU_MSR},
+    {CPU_SPEC_CTRL, CPU_MSR},
+    {CPU_AUTOIBRS, CPU_LM},
     {CPU_KVM_CLOCKSOURCE, CPU_HYPERVISOR},
     {CPU_KVM_CLOCKSOURCE, CPU_TSC},
     {CPU_KVM_CLOCKSOURCE, CPU_MSR},
@@ -187,7 +193,7 @@ static const struct named_model {
      .word = {[CPUID_1_EDX] = EDX_V1,
               [CPUID_1_ECX] = ECX_V1,
               [CPUID_7_EBX] = B(TSC_ADJUST),
-              [CPUID_7_EDX] = B(ARCH_CAPABILITIES),
+              [CPUID_7_EDX] = B(SPEC_CTRL) | B(ARCH_CAPABILITIES),
               [CPUID_8000_0001_EDX] = EXT_EDX_V1,
               [CPUID_8000_0007_EDX] = B(CONSTANT_TSC),
               [CPUID_KVM_EAX] = KVM_EAX}},
@@ -202,7 +208,7 @@ static const struct named_model {
      .word = {[CPUID_1_EDX] = EDX_V1,
               [CPUID_1_ECX] = ECX_V2,
               [CPUID_7_EBX] = B(TSC_ADJUST),
-              [CPUID_7_EDX] = B(ARCH_CAPABILITIES),
+              [CPUID_7_EDX] = B(SPEC_CTRL) | B(ARCH_CAPABILITIES),
               [CPUID_8000_0001_EDX] = EXT_EDX_V1 | B(PDPE1GB),
               [CPUID_8000_0001_ECX] = B(LAHF_LM),
               [CPUID_8000_0007_EDX] = B(CONSTANT_TSC),
@@ -219,7 +225,7 @@ static const struct named_model {
               [CPUID_1_ECX] = ECX_V3,
               [CPUID_7_EBX] =
                   B(TSC_ADJUST) | B(FSGSBASE) | B(BMI1) | B(AVX2) | B(SMEP) | B(BMI2) | B(ERMS) | B(INVPCID),
-              [CPUID_7_EDX] = B(ARCH_CAPABILITIES),
+              [CPUID_7_EDX] = B(SPEC_CTRL) | B(ARCH_CAPABILITIES),
               [CPUID_D_1_EAX] = B(XSAVEOPT),
               [CPUID_8000_0001_EDX] = EXT_EDX_V1 | B(PDPE1GB),
               [CPUID_8000_0001_ECX] = B(LAHF_LM) | B(ABM),
@@ -381,6 +387,8 @@ static void levels_complete(struct cpu_model *model)
         ext_level = ext_level < 0x80000004 ? 0x80000004 : ext_level;
     if ((model->word[CPUID_8000_0007_EDX] | model->word[CPUID_8000_0008_EBX]) || model_has(model, CPU_LM))
         ext_level = ext_level < 0x80000008 ? 0x80000008 : ext_level;
+    if (model->word[CPUID_8000_0021_EAX])
+        ext_level = ext_level < 0x80000021 ? 0x80000021 : ext_level;
     if (model_has(model, CPU_TOPOEXT))
         ext_level = ext_level < 0x8000001e ? 0x8000001e : ext_level;
     model->level = level;
@@ -434,6 +442,8 @@ static void model_complete(struct cpu_model *model)
         model->efer_mask |= EFER_NXE;
     if (model_has(model, CPU_FXSR_OPT))
         model->efer_mask |= EFER_FFXSR;
+    if (model_has(model, CPU_AUTOIBRS))
+        model->efer_mask |= EFER_AIBRSE;
     if (model_has(model, CPU_XSAVE)) {
         model->xcr0_mask = XCR0_X87 | XCR0_SSE | (model_has(model, CPU_AVX) ? XCR0_AVX : 0);
         model->xsave_size = 512 + 64 + (model_has(model, CPU_AVX) ? 16 * 16 : 0);

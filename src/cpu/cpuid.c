@@ -338,8 +338,8 @@ static struct cpuid_result extended_leaf(const struct vcpu *v, uint32_t leaf, ui
             r.ebx = v->apic_id & 0xff;
         }
         return r;
-    case 0x80000021: /* LFENCE serialises */
-        r.eax = 1u << 2;
+    case 0x80000021:
+        r.eax = m->word[CPUID_8000_0021_EAX];
         return r;
     default:
         return r;

@@ -6,6 +6,10 @@
  * `--cpu` syntax, as QEMU users know it: MODEL[,+feature|-feature|feature=on|off]..., MODEL one of `max` (the default:
  * all that the host and ring3 have), `x86-64-v1`, `x86-64-v2`, `x86-64-v3`, `pentium`, `pentium3`, `486`, `386`;
  * feature names as in /proc/cpuinfo.
+ *
+ * Features that say "not vulnerable" to speculation attacks (arch_capabilities, btc_no, srso_no, amd_ssb_no) and those that
+ * make retpolines needless (spec_ctrl with IBRS_ALL, autoibrs) are true of code that is translated: see cpu_model.c. An
+ * engine that runs guest code on the processor itself must take them from the host instead.
  */
 #ifndef RING3_CPU_CPUID_H
 #define RING3_CPU_CPUID_H
@@ -29,6 +33,7 @@ enum cpuid_word {
     CPUID_8000_0001_ECX,
     CPUID_8000_0007_EDX,
     CPUID_8000_0008_EBX,
+    CPUID_8000_0021_EAX,
     CPUID_KVM_EAX, /* 0x40000001 */
     CPUID_WORD_COUNT
 };
@@ -97,6 +102,7 @@ enum cpuid_word {
     X(VPCLMULQDQ, CPUID_7_ECX, 10, "vpclmulqdq")                                                                       \
     X(RDPID, CPUID_7_ECX, 22, "rdpid")                                                                                 \
     X(FSRM, CPUID_7_EDX, 4, "fsrm")                                                                                    \
+    X(SPEC_CTRL, CPUID_7_EDX, 26, "spec_ctrl")                                                                         \
     X(ARCH_CAPABILITIES, CPUID_7_EDX, 29, "arch_capabilities")                                                         \
     X(XSAVEOPT, CPUID_D_1_EAX, 0, "xsaveopt")                                                                          \
     X(XSAVEC, CPUID_D_1_EAX, 1, "xsavec")                                                                              \
@@ -118,6 +124,12 @@ enum cpuid_word {
     X(CONSTANT_TSC, CPUID_8000_0007_EDX, 8, "constant_tsc")                                                            \
     X(CLZERO, CPUID_8000_0008_EBX, 0, "clzero")                                                                        \
     X(WBNOINVD, CPUID_8000_0008_EBX, 9, "wbnoinvd")                                                                    \
+    X(AMD_SSB_NO, CPUID_8000_0008_EBX, 26, "amd_ssb_no")                                                               \
+    X(BTC_NO, CPUID_8000_0008_EBX, 29, "btc_no")                                                                       \
+    X(LFENCE_RDTSC, CPUID_8000_0021_EAX, 2, "lfence_rdtsc")                                                            \
+    X(NULL_SEL_CLR_BASE, CPUID_8000_0021_EAX, 6, "null_sel_clr_base")                                                  \
+    X(AUTOIBRS, CPUID_8000_0021_EAX, 8, "autoibrs")                                                                    \
+    X(SRSO_NO, CPUID_8000_0021_EAX, 29, "srso_no")                                                                     \
     X(KVM_CLOCKSOURCE, CPUID_KVM_EAX, 0, "kvm_clocksource")                                                            \
     X(KVM_NOP_IO_DELAY, CPUID_KVM_EAX, 1, "kvm_nop_io_delay")                                                          \
     X(KVM_CLOCKSOURCE2, CPUID_KVM_EAX, 3, "kvm_clocksource2")                                                          \

@@ -14,7 +14,7 @@
  * Memory types (MTRRs, PAT) are stored and checked, and have no effect: host memory is write-back.
  *
  * Not there: performance counters of CPUID leaf 0xA (the P6 and K7 ones read as 0), last-branch records (read as 0), RAPL,
- * MPERF and APERF, VMX, SVM, SGX, SPEC_CTRL. IA32_BIOS_SIGN_ID always shows the revision that is "loaded".
+ * MPERF and APERF, VMX, SVM, SGX. IA32_SPEC_CTRL is stored and has no effect. IA32_BIOS_SIGN_ID always shows the revision that is "loaded".
  *
  * SDM vol. 4; vol. 3, 11.11 (MTRRs), 11.12 (PAT), 15.3 (machine check), 17.17 (TSC); APM vol. 2, 3.1.7 and appendix A.
  */
@@ -41,11 +41,13 @@
 #define DE_CFG_LFENCE_SERIALIZE (1ull << 1)
 #define FEATURE_CONTROL_LOCK 1ull
 #define TSC_MHZ_RATIO (TSC_FREQUENCY_HZ / 100000000ull) /* of the 100 MHz bus clock */
-/* RDCL_NO, SKIP_L1DFL_VMENTRY, SSB_NO, MDS_NO, PSCHANGE_MC_NO, TAA_NO, SBDR_SSDP_NO, FBSDP_NO, PSDP_NO, BHI_NO, GDS_NO,
- * RFDS_NO: see cpu_model.c */
+/* RDCL_NO, IBRS_ALL, SKIP_L1DFL_VMENTRY, SSB_NO, MDS_NO, PSCHANGE_MC_NO, TAA_NO, SBDR_SSDP_NO, FBSDP_NO, PSDP_NO, BHI_NO,
+ * PBRSB_NO, GDS_NO, RFDS_NO, ITS_NO: see cpu_model.c */
 #define ARCH_CAPABILITIES                                                                                              \
-    (1u << 0 | 1u << 3 | 1u << 4 | 1u << 5 | 1u << 6 | 1u << 8 | 1u << 13 | 1u << 14 | 1u << 15 | 1u << 20 | 1u << 26 | \
-     1u << 27)
+    (0x3ull | 1ull << 3 | 1ull << 4 | 1ull << 5 | 1ull << 6 | 1ull << 8 | 7ull << 13 | 1ull << 20 | 1ull << 24 |       \
+     1ull << 26 | 1ull << 27 | 1ull << 62)
+#define SPEC_CTRL_WRITABLE 3ull /* IBRS, STIBP */
+#define PRED_CMD_IBPB 1ull
 #define ANY_BITS UINT64_MAX
 
 struct msr_row;
@@ -61,7 +63,7 @@ struct msr_row {
     uint16_t feature;
     uint16_t field;   /* offset within struct vcpu */
     uint64_t bits;    /* writable bits; or the constant that is read */
-    msr_reader *read;
+    msr_reader *read;  /* NULL: write-only */
     msr_writer *write; /* NULL: read-only */
 };
 
@@ -147,6 +149,11 @@ static bool read_constant(struct vcpu *v, const struct msr_row *row, uint32_t ms
 static bool write_ignored(struct vcpu *v, const struct msr_row *row, uint32_t msr, uint64_t value)
 {
     return true;
+}
+
+static bool write_pred_cmd(struct vcpu *v, const struct msr_row *row, uint32_t msr, uint64_t value)
+{
+    return !(value & ~row->bits);
 }
 
 /* ---- the local APIC and time ---- */
@@ -378,6 +385,8 @@ static const struct msr_row rows[] = {
     MSR(0x3a, 1, "IA32_FEATURE_CONTROL", on_intel_64, NO_FEATURE, FIELD(msr.feature_control), FEATURE_CONTROL_LOCK,
         read_field, write_feature_control)
     CUSTOM(0x3b, 1, "IA32_TSC_ADJUST", on_any, CPU_TSC_ADJUST, msr.tsc_adjust, write_tsc_adjust)
+    PLAIN(0x48, "IA32_SPEC_CTRL", on_any, CPU_SPEC_CTRL, msr.spec_ctrl, SPEC_CTRL_WRITABLE)
+    MSR(0x49, 1, "IA32_PRED_CMD", on_any, CPU_SPEC_CTRL, 0, PRED_CMD_IBPB, NULL, write_pred_cmd)
     FORGETS(0x79, 1, "IA32_BIOS_UPDT_TRIG", on_intel_p6, NO_FEATURE, 0)
     CUSTOM(0x8b, 1, "IA32_BIOS_SIGN_ID", on_p6, NO_FEATURE, msr.bios_sign_id, write_ignored)
     FORGETS(0xc1, 2, "IA32_PMC", on_intel_p6, NO_FEATURE, 0)
@@ -467,7 +476,7 @@ static const struct msr_row *row_find(const struct cpu_model *model, uint32_t ms
 bool msr_read(struct vcpu *v, uint32_t msr, uint64_t *value)
 {
     const struct msr_row *row = row_find(v->model, msr);
-    return row != NULL && row->read(v, row, msr, value);
+    return row != NULL && row->read != NULL && row->read(v, row, msr, value);
 }
 
 bool msr_write(struct vcpu *v, uint32_t msr, uint64_t value)

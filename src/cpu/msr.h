@@ -15,6 +15,8 @@
 #define MISC_ENABLE_LIMIT_CPUID (1ull << 22)
 #define MISC_ENABLE_XD_DISABLE (1ull << 34)
 
+#define EFER_AIBRSE (1ull << 21) /* AMD: automatic IBRS; no effect */
+
 /* IA32_DEBUGCTL */
 #define DEBUGCTL_LBR (1ull << 0)
 #define DEBUGCTL_BTF (1ull << 1) /* TF traps on branches only */
