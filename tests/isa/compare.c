@@ -9,7 +9,7 @@
  *     exception pending, so the host forgets them (APM vol. 2, 11.4.4.3); images of them in memory likewise;
  *   - PF_P for addresses in the kernel's half: Linux always reports it set, so as not to give away what is mapped.
  *
- * Where processors themselves differ, the case is excused, by name: excuse_of().
+ * Where processors themselves differ, the case is excused, by name: see excuses[].
  */
 #include "isa.h"
 
@@ -165,13 +165,30 @@ static bool gprs_equal(const struct isa_case *c, const struct decoded *d, const 
                        const struct isa_state *b)
 {
     for (unsigned i = 0; i < 16; i++) {
-        if (a->gpr[i] == b->gpr[i])
+        uint64_t differ = a->gpr[i] ^ b->gpr[i];
+        /* After a far transfer out of 64-bit mode the upper halves are undefined (SDM vol. 1, 3.4.1.1). */
+        if (i < 8 && a->seg[ISA_CS] != SEL_USER_CS)
+            differ = (uint32_t)differ;
+        /* Linux' espfix leaves something of its own there for 16-bit stacks. */
+        if (i == 4 && c->mode != ISA_64)
+            differ = (uint32_t)differ;
+        if (differ == 0)
             continue;
         if (d->valid && c->count == 1 && result_undefined(c, d) && d->operands[0].type == ZYDIS_OPERAND_TYPE_REGISTER &&
             (unsigned)ZydisRegisterGetId(ZydisRegisterGetLargestEnclosing(ZYDIS_MACHINE_MODE_LONG_64,
                                                                          d->operands[0].reg.value)) == i)
             continue;
         return false;
+    }
+    return true;
+}
+
+/* The RPL of a null selector is lost when the kernel returns to user mode (SDM vol. 2, IRET). */
+static bool segs_equal(const struct isa_state *a, const struct isa_state *b)
+{
+    for (unsigned i = 0; i < ISA_SEG_COUNT; i++) {
+        if (a->seg[i] != b->seg[i] && (a->seg[i] > 3 || b->seg[i] > 3))
+            return false;
     }
     return true;
 }
@@ -187,17 +204,222 @@ static bool vectors_equal(const struct isa_result *a, const struct isa_result *b
     return differ == 0;
 }
 
-/* What two correct processors may do differently, or NULL. */
-static const char *excuse_of(const struct isa_case *c, const struct decoded *d, const struct isa_result *native,
-                             const struct isa_result *ring3)
-{
-    bool native_lost = (uint64_t)((int64_t)(native->state.rip << 16) >> 16) != native->state.rip;
+/* ---- what two correct processors may do differently ---- */
+struct excuse_context {
+    const struct isa_case *c;
+    const struct decoded *d; /* the instruction that faulted, or the first */
+    const struct isa_result *native, *ring3;
+};
 
-    (void)c;
-    if (native->vector == 13 && ring3->vector == 13 && native_lost)
-        return "a branch to a non-canonical address faults at its target on AMD, at the branch on Intel (APM vol. 2, 8.2.14)";
-    if (d->valid && isa_row_of(d->in.mnemonic) < 0 && ring3->vector == 6)
-        return "an instruction that ring3's processor does not have";
+static bool is_fault(const struct isa_result *r)
+{
+    return r->vector < 32;
+}
+
+/* #SS, #GP, #PF, #AC: of several that apply, processors check for them in their own order. */
+static bool is_memory_fault(const struct isa_result *r)
+{
+    return r->vector == 12 || r->vector == 13 || r->vector == 14 || r->vector == 17;
+}
+
+static bool excuse_branch(const struct excuse_context *x)
+{
+    uint64_t rip = x->native->state.rip;
+    return x->native->vector == 13 && x->ring3->vector == 13 && (uint64_t)((int64_t)(rip << 16) >> 16) != rip;
+}
+
+static bool excuse_no_row(const struct excuse_context *x)
+{
+    return x->d->valid && isa_row_of(x->d->in.mnemonic) < 0 && x->ring3->vector == 6;
+}
+
+static bool is_gather(ZydisMnemonic mnemonic)
+{
+    switch (mnemonic) {
+    case ZYDIS_MNEMONIC_VGATHERDPD:
+    case ZYDIS_MNEMONIC_VGATHERDPS:
+    case ZYDIS_MNEMONIC_VGATHERQPD:
+    case ZYDIS_MNEMONIC_VGATHERQPS:
+    case ZYDIS_MNEMONIC_VPGATHERDD:
+    case ZYDIS_MNEMONIC_VPGATHERDQ:
+    case ZYDIS_MNEMONIC_VPGATHERQD:
+    case ZYDIS_MNEMONIC_VPGATHERQQ: return true;
+    default: return false;
+    }
+}
+
+static bool is_image(ZydisMnemonic mnemonic)
+{
+    switch (mnemonic) {
+    case ZYDIS_MNEMONIC_FXSAVE:
+    case ZYDIS_MNEMONIC_FXSAVE64:
+    case ZYDIS_MNEMONIC_FXRSTOR:
+    case ZYDIS_MNEMONIC_FXRSTOR64:
+    case ZYDIS_MNEMONIC_FNSAVE:
+    case ZYDIS_MNEMONIC_FRSTOR:
+    case ZYDIS_MNEMONIC_FNSTENV:
+    case ZYDIS_MNEMONIC_FLDENV: return true;
+    default: return false;
+    }
+}
+
+static bool excuse_alignment(const struct excuse_context *x)
+{
+    bool one = x->native->vector == 17 || x->ring3->vector == 17;
+    if (!(x->c->state.rflags & 0x40000) || !one)
+        return false;
+    if (is_memory_fault(x->native) && is_memory_fault(x->ring3))
+        return true;
+    return x->d->valid && (is_gather(x->d->in.mnemonic) || is_image(x->d->in.mnemonic));
+}
+
+static bool excuse_aligned_operand(const struct excuse_context *x)
+{
+    bool wide = false;
+    for (unsigned i = 0; x->d->valid && i < x->d->in.operand_count; i++)
+        wide |= x->d->operands[i].type == ZYDIS_OPERAND_TYPE_MEMORY && x->d->operands[i].size >= 128;
+    return wide && is_memory_fault(x->native) && is_memory_fault(x->ring3) && x->native->vector == 13 &&
+           x->ring3->vector == 12;
+}
+
+static bool excuse_wrap(const struct excuse_context *x)
+{
+    uint64_t cr2 = x->native->vector == 14 ? x->native->cr2 : x->ring3->cr2;
+    return x->c->mode != ISA_64 && is_memory_fault(x->native) && is_memory_fault(x->ring3) &&
+           (x->native->vector == 14) != (x->ring3->vector == 14) && (cr2 >= 0xfffffc00 || cr2 < 0x400);
+}
+
+static bool excuse_partial(const struct excuse_context *x)
+{
+    switch (x->d->valid ? x->d->in.mnemonic : ZYDIS_MNEMONIC_INVALID) {
+    case ZYDIS_MNEMONIC_ENTER:
+    case ZYDIS_MNEMONIC_POPA:
+    case ZYDIS_MNEMONIC_POPAD:
+    case ZYDIS_MNEMONIC_PUSHA:
+    case ZYDIS_MNEMONIC_PUSHAD:
+    case ZYDIS_MNEMONIC_CMPSB:
+    case ZYDIS_MNEMONIC_CMPSW:
+    case ZYDIS_MNEMONIC_CMPSD:
+    case ZYDIS_MNEMONIC_CMPSQ: return is_memory_fault(x->native) && is_memory_fault(x->ring3);
+    case ZYDIS_MNEMONIC_CALL:
+    case ZYDIS_MNEMONIC_JMP:
+    case ZYDIS_MNEMONIC_RET:
+        return x->d->in.meta.branch_type == ZYDIS_BRANCH_TYPE_FAR && is_fault(x->native) && is_fault(x->ring3);
+    default: return false;
+    }
+}
+
+static bool excuse_image(const struct excuse_context *x)
+{
+    uint64_t apart = x->native->cr2 - x->ring3->cr2;
+    return x->d->valid && is_image(x->d->in.mnemonic) && x->native->vector == 14 && x->ring3->vector == 14 &&
+           (apart < 512 || -apart < 512);
+}
+
+static bool excuse_mask_move(const struct excuse_context *x)
+{
+    uint64_t apart = x->native->cr2 - x->ring3->cr2;
+    switch (x->d->valid ? x->d->in.mnemonic : ZYDIS_MNEMONIC_INVALID) {
+    case ZYDIS_MNEMONIC_MASKMOVQ:
+    case ZYDIS_MNEMONIC_MASKMOVDQU:
+    case ZYDIS_MNEMONIC_VMASKMOVDQU: break;
+    default: return false;
+    }
+    if (is_memory_fault(x->native) && x->ring3->vector == ISA_END)
+        return memcmp(x->native->arena, x->ring3->arena, ARENA_SIZE) == 0; /* nothing was selected */
+    return x->native->vector == 14 && x->ring3->vector == 14 && (apart < 16 || -apart < 16);
+}
+
+static bool excuse_gather(const struct excuse_context *x)
+{
+    return x->d->valid && is_gather(x->d->in.mnemonic) && is_memory_fault(x->native) &&
+           vectors_equal(x->native, x->ring3);
+}
+
+static bool excuse_undefined_opcode(const struct excuse_context *x)
+{
+    return x->d->valid && x->native->vector == 6 && x->ring3->vector == 14 &&
+           (x->d->in.mnemonic == ZYDIS_MNEMONIC_UD0 || x->d->in.mnemonic == ZYDIS_MNEMONIC_UD1);
+}
+
+static bool excuse_no_iteration(const struct excuse_context *x)
+{
+    uint64_t count = x->c->state.gpr[1];
+    if (!x->d->valid || x->native->vector != 13 || x->ring3->vector != ISA_END)
+        return false;
+    if (x->d->in.address_width < 64)
+        count &= (1ull << x->d->in.address_width) - 1;
+    switch (x->d->in.mnemonic) {
+    case ZYDIS_MNEMONIC_INSB:
+    case ZYDIS_MNEMONIC_INSW:
+    case ZYDIS_MNEMONIC_INSD:
+    case ZYDIS_MNEMONIC_OUTSB:
+    case ZYDIS_MNEMONIC_OUTSW:
+    case ZYDIS_MNEMONIC_OUTSD: return x->c->count == 1 ? count == 0 : true;
+    default: return false;
+    }
+}
+
+static bool excuse_too_long(const struct excuse_context *x)
+{
+    return !x->d->valid && x->c->length >= 15 && x->native->vector == 13 && x->ring3->vector == 6;
+}
+
+static bool excuse_prefetch(const struct excuse_context *x)
+{
+    return x->d->valid && x->d->in.mnemonic == ZYDIS_MNEMONIC_NOP && x->d->in.opcode == 0x0d &&
+           (x->native->vector == 6 || x->ring3->vector == 6);
+}
+
+static bool excuse_sha(const struct excuse_context *x)
+{
+    return x->d->valid && x->d->in.meta.isa_set == ZYDIS_ISA_SET_SHA &&
+           ((is_memory_fault(x->ring3) && x->ring3->vector == 13) || x->native->vector == 13);
+}
+
+static bool excuse_null_base(const struct excuse_context *x)
+{
+    const struct isa_state *a = &x->native->state, *b = &x->ring3->state;
+    bool fs = a->fs_base != b->fs_base, gs = a->gs_base != b->gs_base;
+    return x->native->vector == x->ring3->vector && x->c->mode == ISA_64 && (fs || gs) &&
+           (!fs || (a->seg[ISA_FS] <= 3 && (a->fs_base == 0 || b->fs_base == 0))) &&
+           (!gs || (a->seg[ISA_GS] <= 3 && (a->gs_base == 0 || b->gs_base == 0)));
+}
+
+static const struct {
+    bool (*applies)(const struct excuse_context *x);
+    const char *why;
+} excuses[] = {
+    {excuse_branch, "a branch to a non-canonical address faults at its target on AMD, before it on Intel (APM 2, 8.2.14)"},
+    {excuse_no_row, "an instruction that ring3's processors do not have"},
+    {excuse_alignment, "#AC: order among faults, and whether gathers and x87 images are checked (SDM 3, 6.15)"},
+    {excuse_aligned_operand, "misaligned and outside the stack segment: either fault may be reported (SDM 3, table 6-2)"},
+    {excuse_wrap, "an operand over the 4-GiB end of a flat segment (SDM 3, 5.3)"},
+    {excuse_partial, "several accesses: their order, and what is done before the one that faults (SDM 1, 4.9)"},
+    {excuse_image, "a state image: which of its bytes faults first"},
+    {excuse_mask_move, "a masked move: which byte faults first, and whether one that moves nothing faults (SDM 2, MASKMOVDQU)"},
+    {excuse_gather, "a gather that faults: how far it came (SDM 2, VGATHERDPS)"},
+    {excuse_undefined_opcode, "UD0, UD1: whether a ModRM byte is fetched (SDM 2, UD)"},
+    {excuse_no_iteration, "REP INS and OUTS with a count of 0: whether the port is checked"},
+    {excuse_too_long, "an instruction that is too long and invalid in other ways"},
+    {excuse_prefetch, "0F 0D with a register: NOP on Intel, #UD on AMD (APM 3, PREFETCH)"},
+    {excuse_sha, "SHA instructions: AMD's processors do not check the alignment of their operand"},
+    {excuse_null_base, "a null selector in FS or GS: AMD's processors may keep the base (APM 2, 4.5.3)"},
+};
+
+const char *isa_excuse(const struct isa_case *c, const struct isa_result *native, const struct isa_result *ring3)
+{
+    struct decoded d;
+    uint64_t at = (is_fault(native) ? native : ring3)->state.rip - c->state.rip;
+    struct excuse_context x = {c, &d, native, ring3};
+
+    if (!(is_fault(native) || is_fault(ring3)) || at >= c->length)
+        at = 0;
+    decode_at(c, (unsigned)at, &d);
+    for (unsigned i = 0; i < ARRAY_LEN(excuses); i++) {
+        if (excuses[i].applies(&x))
+            return excuses[i].why;
+    }
     return NULL;
 }
 
@@ -210,7 +432,7 @@ enum isa_verdict isa_compare(const struct isa_case *c, const struct isa_result *
     decode_at(c, 0, &d);
     unsigned flags = FLAGS_COMPARED & ~flags_undefined_at(c, native->state.rip);
     equal = vectors_equal(native, ring3) && a->rip == b->rip && ((a->rflags ^ b->rflags) & flags) == 0 &&
-            gprs_equal(c, &d, a, b) && memcmp(a->seg, b->seg, sizeof(a->seg)) == 0 && a->mxcsr == b->mxcsr &&
+            gprs_equal(c, &d, a, b) && segs_equal(a, b) && a->mxcsr == b->mxcsr &&
             a->fcw == b->fcw && a->fsw == b->fsw && a->ftw == b->ftw && memcmp(a->ymm, b->ymm, sizeof(a->ymm)) == 0;
     for (unsigned i = 0; i < 8; i++)
         equal = equal && memcmp(a->st[i], b->st[i], 10) == 0;
@@ -219,7 +441,7 @@ enum isa_verdict isa_compare(const struct isa_case *c, const struct isa_result *
     equal = equal && arenas_equal(c, &d, native, ring3);
     if (equal)
         return ISA_SAME;
-    return excuse_of(c, &d, native, ring3) != NULL ? ISA_EXCUSED : ISA_DIFFERENT;
+    return isa_excuse(c, native, ring3) != NULL ? ISA_EXCUSED : ISA_DIFFERENT;
 }
 
 /* ---- reports ---- */
@@ -284,6 +506,58 @@ static void report_code(FILE *out, const struct isa_case *c)
     } while (offset < c->length);
 }
 
+void isa_report_brief(FILE *out, const struct isa_case *c, const struct isa_result *native,
+                      const struct isa_result *ring3)
+{
+    static const char *const gprs[] = {"rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi",
+                                       "r8",  "r9",  "r10", "r11", "r12", "r13", "r14", "r15"};
+    static const unsigned modes[] = {64, 32, 16};
+    const struct isa_state *a = &native->state, *b = &ring3->state;
+    char buffer[2][32], text[128] = "(not an instruction)";
+    ZydisFormatter formatter;
+    struct decoded d;
+
+    ZydisFormatterInit(&formatter, ZYDIS_FORMATTER_STYLE_INTEL);
+    if (decode_at(c, 0, &d))
+        ZydisFormatterFormatInstruction(&formatter, &d.in, d.operands, d.in.operand_count_visible, text, sizeof(text),
+                                        c->state.rip, NULL);
+    fprintf(out, "%s %llu (%u-bit) %s%s: host %s, ring3 %s;", isa_row_name(c->row), (unsigned long long)c->number,
+            modes[c->mode], text, c->count > 1 ? " ..." : "", outcome_name(native->vector, buffer[0]),
+            outcome_name(ring3->vector, buffer[1]));
+    if (!vectors_equal(native, ring3))
+        fprintf(out, " error %x:%x cr2 %llx:%llx", native->error, ring3->error, (unsigned long long)native->cr2,
+                (unsigned long long)ring3->cr2);
+    for (unsigned i = 0; i < 16; i++) {
+        if (a->gpr[i] != b->gpr[i])
+            fprintf(out, " %s %llx:%llx", gprs[i], (unsigned long long)a->gpr[i], (unsigned long long)b->gpr[i]);
+    }
+    if (a->rip != b->rip)
+        fprintf(out, " rip %llx:%llx", (unsigned long long)a->rip, (unsigned long long)b->rip);
+    unsigned flags = FLAGS_COMPARED & ~flags_undefined_at(c, a->rip);
+    if ((a->rflags ^ b->rflags) & flags)
+        fprintf(out, " flags %x:%x", (unsigned)a->rflags & flags, (unsigned)b->rflags & flags);
+    if (!segs_equal(a, b))
+        fprintf(out, " segments");
+    if (a->fs_base != b->fs_base || a->gs_base != b->gs_base)
+        fprintf(out, " bases %llx,%llx:%llx,%llx", (unsigned long long)a->fs_base, (unsigned long long)a->gs_base,
+                (unsigned long long)b->fs_base, (unsigned long long)b->gs_base);
+    if (a->mxcsr != b->mxcsr)
+        fprintf(out, " mxcsr %x:%x", a->mxcsr, b->mxcsr);
+    if (a->fcw != b->fcw || a->fsw != b->fsw || a->ftw != b->ftw)
+        fprintf(out, " x87 %x,%x,%x:%x,%x,%x", a->fcw, a->fsw, a->ftw, b->fcw, b->fsw, b->ftw);
+    if (memcmp(a->st, b->st, sizeof(a->st)) != 0)
+        fprintf(out, " st");
+    if (memcmp(a->ymm, b->ymm, sizeof(a->ymm)) != 0)
+        fprintf(out, " ymm");
+    for (unsigned i = 0; i < ARENA_SIZE; i++) {
+        if (native->arena[i] != ring3->arena[i]) {
+            fprintf(out, " memory from %x", i);
+            break;
+        }
+    }
+    fputc('\n', out);
+}
+
 static void report_arena(FILE *out, const struct isa_case *c, const struct isa_result *native,
                          const struct isa_result *ring3)
 {
@@ -343,6 +617,9 @@ void isa_report(FILE *out, const struct isa_case *c, const struct isa_result *na
     for (unsigned i = 0; i < 16; i++)
         report_bytes(out, "ymm", i, s->ymm[i], a->ymm[i], b->ymm[i], 32, false);
     report_arena(out, c, native, ring3);
+    const char *excuse = isa_excuse(c, native, ring3);
+    if (excuse != NULL)
+        fprintf(out, "  if they differ, that is excused: %s\n", excuse);
     fprintf(out, "  again: isa_test --seed %llu --case %llu --row %s\n\n", (unsigned long long)c->seed,
             (unsigned long long)c->number, isa_row_name(c->row));
 }

@@ -39,16 +39,28 @@ static unsigned pattern_emit(const struct encoding *e, enum isa_mode mode, uint8
     }
     bytes[n++] = e->opcode;
     bytes[n++] = modrm;
+    /* If that means a SIB byte: with an index, which differs from the mask and some destinations, as gathers want. */
+    if (e->vex)
+        bytes[n++] = 0x08;
     return n;
 }
 
-static bool prefix_matters(const ZydisDecodedInstruction *in, uint8_t prefix)
+/* False if the instruction is the same without its prefix. */
+static bool prefix_matters(const struct harvest *h, const struct encoding *e, uint8_t modrm,
+                           const ZydisDecodedInstruction *in)
 {
+    struct encoding plain = *e;
+    ZydisDecodedInstruction other;
+    uint8_t bytes[16];
+
     for (unsigned i = 0; i < in->raw.prefix_count; i++) {
-        if (in->raw.prefixes[i].value == prefix)
-            return in->raw.prefixes[i].type != ZYDIS_PREFIX_TYPE_IGNORED;
+        if (in->raw.prefixes[i].value == e->prefix && in->raw.prefixes[i].type != ZYDIS_PREFIX_TYPE_IGNORED)
+            return true;
     }
-    return true;
+    plain.prefix = 0;
+    pattern_emit(&plain, h->mode, modrm, bytes);
+    return !ZYAN_SUCCESS(ZydisDecoderDecodeInstruction(h->decoder, NULL, bytes, 15, &other)) ||
+           other.mnemonic != in->mnemonic;
 }
 
 static void harvest_add(struct harvest *h, const struct encoding *e, unsigned since, int row, bool has_modrm, unsigned modrm)
@@ -88,8 +100,8 @@ static void harvest_opcode(struct harvest *h, const struct encoding *e)
         if (in.opcode != e->opcode || (unsigned)in.opcode_map != e->map ||
             (in.encoding == ZYDIS_INSTRUCTION_ENCODING_VEX) != (e->vex != 0))
             return;
-        if (e->prefix != 0 && !e->vex && !prefix_matters(&in, e->prefix))
-            return;
+        if (e->prefix != 0 && !e->vex && !prefix_matters(h, e, (uint8_t)modrm, &in))
+            continue;
         int row = isa_row_of(in.mnemonic);
         bool has_modrm = (in.attributes & ZYDIS_ATTRIB_HAS_MODRM) != 0;
         if (row >= 0)

@@ -187,6 +187,9 @@ static uint64_t far_pointer(struct maker *m, uint16_t *selector)
     *selector = rng_one_in(&m->rng, 4) ? selector_choose(m) : code[rng_below(&m->rng, 4)];
     if ((*selector & 4) && !m->encodings->features.ldt)
         *selector = SEL_USER32_CS;
+    /* 64-bit code would use all of RSP, whose upper half Linux' espfix has changed if SS is in the LDT. */
+    if (m->mode != ISA_64 && (m->c->state.seg[ISA_SS] & 4) && (*selector & ~7) == (SEL_USER_CS & ~7))
+        *selector = SEL_USER32_CS;
     return landing_choose(m) + (*selector & 4 ? 0 : CODE);
 }
 
@@ -386,6 +389,15 @@ static void code_append(struct maker *m, const struct draft *d)
     m->c->count++;
 }
 
+static bool has_repeat_prefix(const struct draft *d)
+{
+    for (unsigned i = 0; i < d->in.raw.prefix_count; i++) {
+        if (d->in.raw.prefixes[i].value == 0xf2 || d->in.raw.prefixes[i].value == 0xf3)
+            return true;
+    }
+    return false;
+}
+
 /* True if running it natively shows nothing, or would leave the case. */
 static bool draft_excluded(const struct maker *m, const struct draft *d)
 {
@@ -400,10 +412,23 @@ static bool draft_excluded(const struct maker *m, const struct draft *d)
     if (m->mode == ISA_64 && d->in.meta.branch_type != ZYDIS_BRANCH_TYPE_NONE &&
         (d->in.attributes & ZYDIS_ATTRIB_HAS_OPERANDSIZE))
         return true;
-    /* Would wait for a write to monitored memory. */
-    return d->in.mnemonic == ZYDIS_MNEMONIC_MONITORX || d->in.mnemonic == ZYDIS_MNEMONIC_MWAITX ||
-           d->in.mnemonic == ZYDIS_MNEMONIC_UMWAIT || d->in.mnemonic == ZYDIS_MNEMONIC_TPAUSE ||
-           d->in.mnemonic == ZYDIS_MNEMONIC_XBEGIN;
+    switch (d->in.mnemonic) {
+    /* With a repeat prefix, which is reserved there, AMD's processors test ZF the other way round. */
+    case ZYDIS_MNEMONIC_LOOPE:
+    case ZYDIS_MNEMONIC_LOOPNE: return d->in.raw.prefix_count > 0 && has_repeat_prefix(d);
+    /* VEX.W outside 64-bit mode: ignored on Intel, #UD on AMD. */
+    case ZYDIS_MNEMONIC_VPEXTRD:
+    case ZYDIS_MNEMONIC_VPINSRD: return m->mode != ISA_64 && d->in.raw.vex.W;
+    /* Would wait, or leave for an enclave, a transaction or another protection key. */
+    case ZYDIS_MNEMONIC_MONITORX:
+    case ZYDIS_MNEMONIC_MWAITX:
+    case ZYDIS_MNEMONIC_UMWAIT:
+    case ZYDIS_MNEMONIC_TPAUSE:
+    case ZYDIS_MNEMONIC_ENCLU:
+    case ZYDIS_MNEMONIC_XBEGIN:
+    case ZYDIS_MNEMONIC_WRPKRU: return true;
+    default: return false;
+    }
 }
 
 static void draft_bend(struct maker *m, struct draft *d)

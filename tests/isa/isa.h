@@ -214,6 +214,11 @@ void isa_vcpu_run(struct isa_vcpu *t, const struct isa_case *c, struct isa_resul
 /* ---- compare.c ---- */
 enum isa_verdict { ISA_SAME, ISA_EXCUSED /* a known difference between processors */, ISA_DIFFERENT };
 enum isa_verdict isa_compare(const struct isa_case *c, const struct isa_result *native, const struct isa_result *ring3);
+/* Which difference between two correct processors this is, if it is one; or NULL. */
+const char *isa_excuse(const struct isa_case *c, const struct isa_result *native, const struct isa_result *ring3);
 void isa_report(FILE *out, const struct isa_case *c, const struct isa_result *native, const struct isa_result *ring3);
+/* On one line; values are host:ring3. */
+void isa_report_brief(FILE *out, const struct isa_case *c, const struct isa_result *native,
+                      const struct isa_result *ring3);
 
 #endif

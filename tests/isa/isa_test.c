@@ -10,6 +10,7 @@
  *   --time S        stop after S seconds
  *   --forever       new seeds until stopped
  *   --table         print the cases of every row
+ *   --brief         a line for each of the differences instead of everything about the first few
  *
  * Exit status: 0 all the same, 1 differences or rows without a test, 2 could not run, 77 not on this host.
  */
@@ -27,7 +28,7 @@ struct options {
     uint64_t cases, seed, number;
     double seconds;
     int row;
-    bool one, forever, table, only64, only32;
+    bool one, forever, table, brief, only64, only32;
 };
 
 struct tally {
@@ -75,7 +76,9 @@ static void judge(struct session *s, const struct isa_case *c, const struct isa_
         row->different++;
         s->total.different++;
     }
-    if (s->options.one || (verdict == ISA_DIFFERENT && row->different <= REPORTS_PER_ROW && s->reports < REPORTS_MAX)) {
+    if (s->options.brief && verdict == ISA_DIFFERENT)
+        isa_report_brief(stdout, c, native, ring3);
+    else if (s->options.one || (verdict == ISA_DIFFERENT && row->different <= REPORTS_PER_ROW && s->reports < REPORTS_MAX)) {
         s->reports++;
         isa_report(stdout, c, native, ring3);
     }
@@ -205,7 +208,7 @@ static void summary_print(const struct session *s)
 static void usage(FILE *out)
 {
     fputs("usage: isa_test [--cases N] [--seed S] [--row NAME [--case N]] [--mode 64|32|both] [--time S] [--forever] "
-          "[--table]\n",
+          "[--table] [--brief]\n",
           out);
 }
 
@@ -216,7 +219,8 @@ static bool options_parse(struct options *o, int argc, char **argv)
         {"row", required_argument, NULL, 'r'},   {"case", required_argument, NULL, 'c'},
         {"mode", required_argument, NULL, 'm'},  {"time", required_argument, NULL, 't'},
         {"forever", no_argument, NULL, 'f'},     {"table", no_argument, NULL, 'T'},
-        {"help", no_argument, NULL, 'h'},        {0}};
+        {"brief", no_argument, NULL, 'b'},       {"help", no_argument, NULL, 'h'},
+        {0}};
     int opt;
 
     *o = (struct options){.cases = 200000, .seed = 1, .row = -1};
@@ -228,6 +232,7 @@ static bool options_parse(struct options *o, int argc, char **argv)
         case 't': o->seconds = strtod(optarg, NULL); break;
         case 'f': o->forever = true; break;
         case 'T': o->table = true; break;
+        case 'b': o->brief = true; break;
         case 'r':
             o->row = isa_row_find(optarg);
             if (o->row < 0) {

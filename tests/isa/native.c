@@ -85,7 +85,7 @@ __asm__(".text\n"
         ".p2align 4\n"
         "native_entry:\n"
         "    pushfq\n"
-        "    andl $0xfffbfbff, (%rsp)\n" /* AC, DF */
+        "    andl $0xffdbbaff, (%rsp)\n" /* ID, AC, NT, DF, TF: returning from a signal does not clear ID and NT */
         "    popfq\n"
         "    mov %ds, native_stub+24(%rip)\n"
         "    mov %es, native_stub+26(%rip)\n"

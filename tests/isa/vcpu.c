@@ -103,6 +103,7 @@ static void tables_make(struct isa_vcpu *t)
 #undef X
     memcpy(t->ram + GPA_ARENA, isa_noise(), ARENA_SIZE + PAGE_SIZE);
     memset(t->ram + GPA_CODE, 0xcc, CODE_SIZE);
+    memset(t->ram + GPA_TSS + 0x66, 0xff, 2); /* no I/O permission bitmap */
 }
 
 /* ---- the vCPU ---- */
