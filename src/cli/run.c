@@ -290,11 +290,8 @@ static int run_all(struct run *run)
     free(run->report);
     if (failed)
         cli_fail(status, &err);
-    if (!tidy) {
-        cli_fail(status, &late);
-        if (status == STATUS_OK)
-            status = STATUS_INTERNAL;
-    }
+    if (!tidy && !failed)
+        status = cli_fail(STATUS_INTERNAL, &late);
     if (run->signal != 0)
         die_of(run->signal);
     return status;

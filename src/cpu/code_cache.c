@@ -334,6 +334,19 @@ const struct insn *code_lookup(struct vcpu *v)
     }
 }
 
+static bool in_arena(const struct code_cache *cache, const struct insn *in)
+{
+    return in >= cache->arena && in < cache->arena + cache->used;
+}
+
+void code_link(struct vcpu *v, const struct insn *branch, const struct insn *target)
+{
+    /* An instruction apart from runs belongs to no page: it is looked up by its linear address, behind which there may be
+     * another page the next time. */
+    if (in_arena(v->code, branch) && in_arena(v->code, target))
+        v->code->arena[branch - v->code->arena].target = target;
+}
+
 static bool keeps_target(const struct insn *in)
 {
     return in->row < ROW_COUNT && insn_rows[in->row].lowering == LOWER_BRANCH && in->fn != run_slow;

@@ -28,6 +28,9 @@ const struct insn *code_lookup(struct vcpu *v);
 /* The same, but a private copy followed by a run_end, for single-stepping. Direct branches forget their targets. */
 const struct insn *code_lookup_single(struct vcpu *v);
 
+/* Lets the direct branch `branch` remember the record of its target, which lies in the same page. */
+void code_link(struct vcpu *v, const struct insn *branch, const struct insn *target);
+
 /* The physical page was written: discard what was decoded from it. */
 void code_cache_written(struct vcpu *v, uint64_t gpfn);
 

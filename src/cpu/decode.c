@@ -159,7 +159,8 @@ static void decode_memory(struct insn *in, const ZydisDecodedOperand *op)
 
 static void classify_address(struct insn *in)
 {
-    bool based = in->seg == SEG_FS || in->seg == SEG_GS;
+    /* A flat CS may be read but not written. */
+    bool based = in->seg == SEG_FS || in->seg == SEG_GS || (in->seg == SEG_CS && in->mode != CODE_64);
     if (in->mode == CODE_64 && in->addrsize == 8 && !based)
         return;
     if (in->mode == CODE_32_FLAT && in->addrsize == 4 && !based)
@@ -298,6 +299,9 @@ enum decode_result decode_insn(struct vcpu *v, enum code_mode mode, const uint8_
         return DECODE_OK;
     }
     enum insn_row row = ZYAN_SUCCESS(status) ? insn_row_of(z.mnemonic) : ROW_NONE;
+    bool xchg_r8 = row == ROW_PAUSE && z.raw.rex.B; /* REX.B makes 90h an XCHG, whatever prefix stands before it */
+    if (xchg_r8)
+        row = ROW_XCHG;
     if (row == ROW_NONE || !isa_set_available(v->model, z.meta.isa_set, &z)) {
         make_fault(out, op_ud, 1);
         return DECODE_OK;
@@ -310,6 +314,8 @@ enum decode_result decode_insn(struct vcpu *v, enum code_mode mode, const uint8_
                      ? (uint8_t)(z.raw.modrm.mod << 6 | z.raw.modrm.reg << 3 | z.raw.modrm.rm)
                      : 0;
     out->opsize = (uint8_t)(z.operand_width / 8);
+    if (z.encoding == ZYDIS_INSTRUCTION_ENCODING_VEX && out->opsize == 2)
+        out->opsize = 4; /* VEX general-register instructions of 16-bit code are 32-bit ones */
     out->addrsize = (uint8_t)(z.address_width / 8);
     out->seg = segment_override(&z);
     if (z.attributes & ZYDIS_ATTRIB_HAS_LOCK)
@@ -319,6 +325,12 @@ enum decode_result decode_insn(struct vcpu *v, enum code_mode mode, const uint8_
     if (z.attributes & ZYDIS_ATTRIB_HAS_REPNE)
         out->flags |= INSN_REPNE;
     decode_operands(out, &z, operands);
+    if (xchg_r8) {
+        out->opsize = z.raw.rex.W ? 8 : z.attributes & ZYDIS_ATTRIB_HAS_OPERANDSIZE ? 2 : 4;
+        out->op_kind[0] = out->op_kind[1] = OPERAND_REG;
+        out->op_reg[0] = R8 * 8;
+        out->op_reg[1] = RAX * 8;
+    }
     uint8_t element = string_element_size(z.mnemonic);
     if (element != 0)
         out->opsize = element;

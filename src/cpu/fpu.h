@@ -1,8 +1,8 @@
 /* The guest's x87, MMX, SSE and AVX state at rest.
  *
- * While the interpreter runs, the state is here and a host-executed instruction loads what it needs. The vector registers
- * are kept whole (`ymm`); x87/MMX state is kept as the host's own 512-byte FXSAVE64 image (`x87`), whose SSE part is not
- * used. XSAVE/FXSAVE for the guest are assembled from both (cpu/xsave.c).
+ * While the interpreter runs, the state is here and a host-executed instruction loads what it needs. The vector
+ * registers are kept whole (`ymm`); x87/MMX state is kept as the host's own 512-byte FXSAVE64 image (`x87`), whose SSE
+ * part is not used. XSAVE/FXSAVE for the guest are assembled from both (cpu/xsave.c).
  *
  * Invariants of the x87 image: FCW has bit 6 set and no other reserved bit; FSW.ES and FSW.B say whether FSW has an
  * exception that FCW does not mask; its MXCSR field holds the monitor's own MXCSR, since FXRSTOR loads it.
@@ -79,9 +79,9 @@ uint32_t fpu_mxcsr_mask(const struct vcpu *v);
 /* #UD and #NM of LDMXCSR, XSAVE and the like; `vex`: an AVX encoding. Shared by all vector instructions. */
 void fpu_check_vector(struct vcpu *v, bool vex);
 
-/* x87 exception summary, checked before every waiting x87 and every MMX instruction. With CR0.NE raises #MF. Without, the
- * error goes out through platform.ferr: true when the instruction is to go on (IGNNE#), false when it must wait for the
- * interrupt. */
+/* x87 exception summary, checked before every waiting x87 and every MMX instruction. With CR0.NE raises #MF. Without,
+ * the error goes out through platform.ferr: true when the instruction is to go on (IGNNE#), false when it must wait for
+ * the interrupt. */
 bool fpu_error_check(struct vcpu *v);
 
 /* After an instruction that may have cleared the exception summary: takes FERR# back. */

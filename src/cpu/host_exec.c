@@ -95,14 +95,12 @@ void host_store_slow(struct vcpu *v, const struct insn *in, struct host_store *s
     access_probe(v, store->gva, in->stub->memsize, access_flags(v, in) | ACCESS_WRITE);
 }
 
-/* The write may be to code, even to this page: the record is not looked at afterwards. */
+/* The write may be to code, even to this page: the record's contents are not looked at afterwards. */
 const struct insn *host_store_end(struct vcpu *v, const struct insn *in, const struct host_store *store)
 {
     uint64_t next = insn_rip(v, in, in->len);
-    unsigned size = in->stub->memsize, flags = access_flags(v, in);
-    leave_to(v, in, next);
-    access_write_bytes(v, store->gva, store->memory, size, flags);
-    return NULL;
+    access_write_bytes(v, store->gva, store->memory, in->stub->memsize, access_flags(v, in));
+    return leave_to(v, in, next);
 }
 
 /* ---- SSE and AVX ---- */
@@ -209,11 +207,11 @@ static const struct insn *masked_store(struct vcpu *v, const struct insn *in, ui
         run_mmx(v, stub, copy);
     else
         run(v, stub, copy);
-    leave_to(v, in, insn_rip(v, in, in->len));
+    uint64_t next = insn_rip(v, in, in->len);
     for (unsigned i = 0; i < count; i++)
         if (bits >> i & 1)
             access_write_bytes(v, gva[i], copy + i * element, element, flags);
-    return NULL;
+    return leave_to(v, in, next);
 }
 
 const struct insn *host_avx_masked_store(struct vcpu *v, const struct insn *in)
@@ -295,20 +293,16 @@ static bool check_mmx(struct vcpu *v, const struct host_stub *stub)
     return likely(!(fpu_x87(&v->fpu)->fsw & X87_FSW_ES)) || fpu_error_check(v);
 }
 
-/* Runs the stub as MMX instructions do: TOP is 0 and all registers valid afterwards. */
+/* Runs the stub as MMX instructions do: TOP is 0 and all registers valid afterwards, even if the instruction itself is
+ * stopped by #XM. */
 static void run_mmx(struct vcpu *v, const struct host_stub *stub, void *memory)
 {
     struct x87_image *x87 = fpu_x87(&v->fpu);
     unsigned top = (x87->fsw & X87_FSW_TOP) >> X87_FSW_TOP_SHIFT;
     if (unlikely(top != 0))
         turn(x87, top);
-    uint32_t result = stub->code(memory, v);
-    if (unlikely(result & STUB_FAULT)) {
-        turn(x87, (8 - top) & 7);
-        x87->fsw |= (uint16_t)(top << X87_FSW_TOP_SHIFT);
-        host_stub_fault(v, result);
-    }
     x87->ftw = 0xff;
+    run(v, stub, memory);
 }
 
 /* The interrupt that FERR# asks for comes before this instruction is tried again. */

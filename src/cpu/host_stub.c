@@ -20,9 +20,9 @@
  *
  * MMX stubs do the same with the mantissas of the x87 image and end with EMMS. x87 stubs come in two kinds. A heavy one
  * loads the whole image with FXRSTOR and saves it with FXSAVE: always right, about 220 cycles. A light one loads only
- * the one or two stack registers that the instruction names: about a fifth of that, and right when no x87 exception is
- * unmasked and no stack fault will occur; host_x87.c decides at run time. Both leave the host's x87 stack empty and its
- * control word as the ABI wants it; sticky exception flags stay behind in the host's status word, see host_x87.c.
+ * the one or two stack registers that the instruction names: about a fifth of that, and right when neither an unmasked
+ * exception nor a stack fault occurs, which host_x87.c sees to. Both leave the host's x87 stack empty and its control
+ * word as the ABI wants it; sticky exception flags stay behind in the host's status word, see host_x87.c.
  *
  * If the host faults within a stub, the signal handler continues at a common recovery code with nothing stored but
  * MXCSR, whose flags an unmasked exception sets: then the stub returns the signal's number.
@@ -252,7 +252,8 @@ static bool uses_mxcsr(const ZydisDecodedInstruction *z)
 }
 
 /* SDM vol. 2, 2.4: exception types 1, 2 and 4 want 16 bytes aligned in legacy encodings; type 1 in VEX encodings, too.
- * Not those that exist to load what is not aligned, nor the string comparisons. */
+ * Not those that exist to load what is not aligned, nor the string comparisons. Whether SHA wants it depends on the
+ * processor: there the stub's own fault decides. */
 static void find_alignment(struct host_stub *stub, const ZydisDecodedInstruction *z)
 {
     switch (z->meta.exception_class) {
@@ -264,7 +265,8 @@ static void find_alignment(struct host_stub *stub, const ZydisDecodedInstruction
     case ZYDIS_EXCEPTION_CLASS_SSE2:
     case ZYDIS_EXCEPTION_CLASS_SSE4:
         if (stub->memsize == 16 && !IN_LIST(z->mnemonic, M(MOVUPS), M(MOVUPD), M(MOVDQU), M(LDDQU), M(PCMPESTRI),
-                                            M(PCMPESTRM), M(PCMPISTRI), M(PCMPISTRM), M(MASKMOVDQU)))
+                                            M(PCMPESTRM), M(PCMPISTRI), M(PCMPISTRM), M(MASKMOVDQU)) &&
+            z->meta.isa_set != ZYDIS_ISA_SET_SHA)
             stub->align = 15;
         break;
     default:
@@ -515,7 +517,13 @@ static bool find_light(struct light *l, const ZydisDecodedInstruction *z, unsign
         return true;
     case M(FCOMI): case M(FUCOMI): case M(FCOMIP): case M(FUCOMIP):
         l->st0 = l->sti = l->flags = true;
+        l->cc = 0; /* C1 only tells stack faults apart */
         l->pops = IN_LIST(z->mnemonic, M(FCOMIP), M(FUCOMIP));
+        return true;
+    case M(FCMOVB): case M(FCMOVBE): case M(FCMOVE): case M(FCMOVU):
+    case M(FCMOVNB): case M(FCMOVNBE): case M(FCMOVNE): case M(FCMOVNU):
+        l->st0 = l->sti = l->flags = l->st0_written = true;
+        l->cc = 0;
         return true;
     case M(FXCH):
         l->st0 = l->sti = l->st0_written = l->sti_written = true;

@@ -3,8 +3,10 @@
  * Between instructions the x87 state is the image v->fpu.x87 (fpu.h), registers ordered by distance from TOP. A heavy
  * stub loads and saves all of it. A light stub (host_stub.c) computes with the one or two registers it names; what
  * remains of the instruction's effect is done here: moving the registers when TOP moves, tags, the condition codes and
- * exception flags that the host's status word shows. It is taken when every exception is masked, the registers it
- * reads are not empty and the one it pushes to is, so that it can neither be stopped nor overflow.
+ * exception flags that the host's status word shows. It is taken when the registers it reads are not empty and the one
+ * it pushes to is, so that there is no stack fault. It always runs with every exception masked. If the guest has some
+ * unmasked and one of these occurs, the state from before is put back and the heavy stub repeats the instruction;
+ * stores, whose effect cannot be put back, are heavy from the start then.
  *
  * Exception flags are sticky and clearing them costs more than the computation. So they are left in the host's status
  * word: the guest's new flags are its old ones and the host's, which is right if the host had no flag before that the
@@ -110,13 +112,14 @@ static inline uint8_t rotate_left8(unsigned value, unsigned n)
 
 static bool light_possible(const struct x87_image *x87, const struct host_stub *stub)
 {
-    if (stub->light == NULL || (x87->fcw & X87_EXCEPTIONS) != X87_EXCEPTIONS || (x87->fsw & X87_FSW_ES))
+    if (stub->light == NULL || (x87->fsw & X87_FSW_ES) || (stub->stores && (~x87->fcw & X87_EXCEPTIONS)))
         return false;
     unsigned valid = rotate_right8(x87->ftw, (x87->fsw & X87_FSW_TOP) >> X87_FSW_TOP_SHIFT);
     return (valid & (stub->need | (stub->grow > 0 ? 0x80u : 0))) == stub->need;
 }
 
-static void run_light(struct vcpu *v, struct x87_image *x87, const struct host_stub *stub, void *memory)
+/* Returns 0, or what the stub returned when the host faulted; then nothing has changed. */
+static uint32_t run_light(struct vcpu *v, struct x87_image *x87, const struct host_stub *stub, void *memory)
 {
     unsigned fsw = x87->fsw, top = (fsw & X87_FSW_TOP) >> X87_FSW_TOP_SHIFT;
     if (unlikely(host_flags & ~fsw))
@@ -127,7 +130,7 @@ static void run_light(struct vcpu *v, struct x87_image *x87, const struct host_s
     if (unlikely(result & STUB_FAULT)) {
         if (stub->grow > 0)
             registers_up(x87);
-        host_stub_fault(v, result);
+        return result;
     }
     host_flags = result & (X87_EXCEPTIONS | X87_FSW_SF);
     fsw = (fsw & ~(uint32_t)(stub->cc | X87_FSW_TOP)) | (result & (stub->cc | X87_EXCEPTIONS));
@@ -143,6 +146,30 @@ static void run_light(struct vcpu *v, struct x87_image *x87, const struct host_s
     }
     x87->ftw = (uint8_t)valid;
     x87->fsw = (uint16_t)(fsw | top << X87_FSW_TOP_SHIFT);
+    return 0;
+}
+
+/* With unmasked exceptions: false when one of them has occurred; then the state is what it was. */
+static bool try_light(struct vcpu *v, struct x87_image *x87, const struct host_stub *stub, void *memory)
+{
+    struct x87_register st[8];
+    for (unsigned i = 0; i < 8; i++)
+        move_register(&st[i], &x87->st[i]);
+    uint16_t fcw = x87->fcw, fsw = x87->fsw, status = v->status;
+    uint8_t ftw = x87->ftw;
+    x87->fcw = fcw | X87_EXCEPTIONS;
+    uint32_t result = run_light(v, x87, stub, memory);
+    x87->fcw = fcw;
+    if (unlikely(result != 0))
+        host_stub_fault(v, result);
+    if (!(x87->fsw & ~fcw & X87_EXCEPTIONS))
+        return true;
+    for (unsigned i = 0; i < 8; i++)
+        move_register(&x87->st[i], &st[i]);
+    x87->fsw = fsw;
+    x87->ftw = ftw;
+    v->status = status;
+    return false;
 }
 
 /* ---- computing instructions ---- */
@@ -153,9 +180,15 @@ static inline void run_x87(struct vcpu *v, const struct insn *in, void *memory)
     struct x87_image *x87 = fpu_x87(&v->fpu);
     const struct host_stub *stub = in->stub;
     uint64_t fdp = x87->fdp;
-    if (likely(light_possible(x87, stub))) {
-        run_light(v, x87, stub, memory);
-    } else {
+    bool light = light_possible(x87, stub);
+    if (likely(light) && unlikely(~x87->fcw & X87_EXCEPTIONS)) {
+        light = try_light(v, x87, stub, memory);
+    } else if (likely(light)) {
+        uint32_t result = run_light(v, x87, stub, memory);
+        if (unlikely(result != 0))
+            host_stub_fault(v, result);
+    }
+    if (!light) {
         uint32_t result = stub->code(memory, v);
         if (unlikely(result & STUB_FAULT))
             host_stub_fault(v, result);

@@ -215,8 +215,8 @@ static inline const struct insn *run_compare(struct vcpu *v, const struct insn *
 {
     uint64_t count = repeated(in) ? cut(in, v->regs[RCX]) : 1;
     for (unsigned left = SLOW_CHUNK; count != 0;) {
+        uint64_t b = load(v, destination(v, in, false), in->opsize); /* first, as processors do: its fault counts */
         uint64_t a = scas ? v->regs[RAX] : load(v, source(v, in, false), in->opsize);
-        uint64_t b = load(v, destination(v, in, false), in->opsize);
         compare(v, in->opsize, a, b);
         if (!scas)
             advance(v, in, RSI, 1);

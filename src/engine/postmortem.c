@@ -258,8 +258,13 @@ static void explain_code_segment(const struct vcpu *v, const struct gate *gate, 
     }
 }
 
-static void explain_gate(const struct vcpu *v, unsigned vector, FILE *out)
+/* Each vector once: `explained` holds those that were. */
+static void explain_gate(const struct vcpu *v, unsigned vector, uint64_t explained[4], FILE *out)
 {
+    uint64_t bit = 1ull << (vector % 64);
+    if (explained[vector / 64] & bit)
+        return;
+    explained[vector / 64] |= bit;
     bool protected_mode = v->cr0 & CR0_PE, long_mode = vcpu_long_mode(v);
     unsigned size = long_mode ? 16 : protected_mode ? 8 : 4;
     gva_t gva = v->idtr.base + vector * size;
@@ -319,20 +324,20 @@ void postmortem_triple_fault(const struct vcpu *v, FILE *out)
 {
     fprintf(out, "vCPU %u: triple fault at %04x:%#" PRIx64 " after %" PRIu64 " instructions\n", v->index,
             v->seg[SEG_CS].selector, v->shutdown_rip, v->instructions);
-    bool double_fault = false;
+    uint64_t explained[4] = {0};
     for (unsigned i = 0; i < v->fault_chain_length && i < ARRAY_LEN(v->fault_chain); i++) {
         const struct fault *fault = &v->fault_chain[i];
         fprintf(out, "%u. %s", i + 1, vector_name(fault->vector));
         if (fault->has_error)
             print_error_code(fault, out);
         fputc('\n', out);
-        double_fault |= fault->vector == VECTOR_DF;
+        if (fault->has_error && fault->vector != VECTOR_PF && (fault->error & ERROR_IDT))
+            explain_gate(v, fault->error >> 3 & 0xff, explained, out);
         /* The last of a full chain was raised while the one before was delivered; it was not to be delivered any more. */
         if (i + 1 < ARRAY_LEN(v->fault_chain))
-            explain_gate(v, fault->vector, out);
+            explain_gate(v, fault->vector, explained, out);
     }
-    if (!double_fault)
-        explain_gate(v, VECTOR_DF, out);
+    explain_gate(v, VECTOR_DF, explained, out);
     fputs("code\n", out);
     postmortem_code(v, v->shutdown_rip, out);
     fputs("registers\n", out);

@@ -261,11 +261,11 @@ static void cpu_base_changed(void *opaque, uint64_t apic_base)
     cpu_raise(cpu, PENDING_FLUSH);
 }
 
+/* The processor has converted IA32_TSC_DEADLINE already (cpu/msr.c): it knows the guest's TSC. */
 static uint64_t cpu_tsc_to_ns(void *opaque, uint64_t tsc)
 {
-    struct pc_cpu *cpu = opaque;
-    int64_t ns = (int64_t)(tsc - cpu->vcpu->msr.tsc_adjust);
-    return ns < 0 ? 0 : (uint64_t)ns;
+    (void)opaque;
+    return tsc;
 }
 
 static const struct lapic_cpu_ops cpu_ops = {

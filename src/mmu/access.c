@@ -92,8 +92,11 @@ bool mmu_peek(struct vcpu *v, gva_t gva, gpa_t *gpa)
 
 /* ---- data breakpoints and alignment: only reached while v->tlb is TLB_NONE ---- */
 
-static void check_data_breakpoints(struct vcpu *v, gva_t gva, unsigned size, bool write)
+static void check_data_breakpoints(struct vcpu *v, gva_t gva, unsigned size, unsigned flags)
 {
+    if (v->tlb != &v->tlbs[TLB_NONE] || (flags & (ACCESS_IMPLICIT | ACCESS_FETCH)))
+        return;
+    bool write = flags & ACCESS_WRITE;
     static const uint8_t length[4] = {1, 2, 8, 4};
     uint64_t dr7 = v->dr[7];
     for (unsigned i = 0; i < 4; i++) {
@@ -108,14 +111,13 @@ static void check_data_breakpoints(struct vcpu *v, gva_t gva, unsigned size, boo
     }
 }
 
-static void check_slow_rules(struct vcpu *v, gva_t gva, unsigned size, unsigned flags)
+static void check_alignment(struct vcpu *v, gva_t gva, unsigned size, unsigned flags)
 {
     if (v->tlb != &v->tlbs[TLB_NONE] || (flags & (ACCESS_IMPLICIT | ACCESS_FETCH)))
         return;
     bool alignment = (v->cr0 & CR0_AM) && (v->rflags_rest & FLAG_AC) && v->cpl == 3 && (flags & ACCESS_USER);
     if (alignment && size > 1 && (gva & (size - 1)) != 0 && (size & (size - 1)) == 0)
         fault_ac(v);
-    check_data_breakpoints(v, gva, size, flags & ACCESS_WRITE);
 }
 
 /* ---- device space ---- */
@@ -160,11 +162,11 @@ static void page_write(struct vcpu *v, gpa_t gpa, const struct page_backing *pag
 {
     if (page->kind == PAGE_RAM) {
         uint8_t *to = page->hva + (gpa & PAGE_OFFSET_MASK);
-        switch (size) { /* naturally sized stores are single stores */
-        case 1: __atomic_store_n(to, *buffer, __ATOMIC_RELAXED); break;
-        case 2: *(uint16_t *)to = *(const uint16_t *)buffer; break;
-        case 4: *(uint32_t *)to = *(const uint32_t *)buffer; break;
-        case 8: *(uint64_t *)to = *(const uint64_t *)buffer; break;
+        switch (size) { /* constant sizes become single stores */
+        case 1: *to = *buffer; break;
+        case 2: memcpy(to, buffer, 2); break;
+        case 4: memcpy(to, buffer, 4); break;
+        case 8: memcpy(to, buffer, 8); break;
         default: memcpy(to, buffer, size);
         }
         if (__atomic_load_n(page->flags, __ATOMIC_RELAXED) & PAGE_WATCHED)
@@ -192,6 +194,7 @@ struct span {
 static void span_translate(struct vcpu *v, gva_t gva, unsigned size, unsigned flags, struct span *span)
 {
     check(size <= PAGE_SIZE);
+    check_alignment(v, gva, size, flags); /* processors look at this before they translate */
     unsigned first = PAGE_SIZE - (unsigned)(gva & PAGE_OFFSET_MASK);
     span->size[0] = size < first ? size : first;
     span->size[1] = size - span->size[0];
@@ -200,7 +203,7 @@ static void span_translate(struct vcpu *v, gva_t gva, unsigned size, unsigned fl
         gva_t next = gva + span->size[0];
         span->gpa[1] = translate_fill(v, vcpu_long_mode(v) ? next : (uint32_t)next, flags, &span->page[1]);
     }
-    check_slow_rules(v, gva, size, flags);
+    check_data_breakpoints(v, gva, size, flags);
 }
 
 void access_read_bytes(struct vcpu *v, gva_t gva, void *buffer, unsigned size, unsigned flags)

@@ -91,7 +91,7 @@ static bool interrupts_enabled(const struct vcpu *v)
 
 static void clear_pending(struct vcpu *v, uint32_t bits)
 {
-    __atomic_fetch_and(&v->pending, ~bits, __ATOMIC_ACQ_REL);
+    atomic_fetch_and(&v->pending, ~bits);
 }
 
 static void take_init(struct vcpu *v)
@@ -116,7 +116,7 @@ static void take_sipi(struct vcpu *v)
 /* Everything in `pending`, in order of priority. False: return from run(). */
 static bool take_pending(struct vcpu *v)
 {
-    uint32_t pending = __atomic_load_n(&v->pending, __ATOMIC_ACQUIRE);
+    uint32_t pending = atomic_load_explicit(&v->pending, memory_order_acquire);
     if (pending & (PENDING_STOP | PENDING_RESET))
         return false;
     if (pending & PENDING_FLUSH) {
@@ -170,13 +170,13 @@ static inline void link_branch(struct vcpu *v, const struct insn *target)
         return;
     v->link = NULL;
     if (target->off == branch->imm && target->mode == branch->mode && v->in == branch)
-        ((struct insn *)branch)->target = target;
+        code_link(v, branch, target);
 }
 
 /* Something is pending that can be taken now. With interrupts off, INTR waits without costing anything. */
 static inline bool must_take_pending(const struct vcpu *v)
 {
-    uint32_t pending = __atomic_load_n(&v->pending, __ATOMIC_RELAXED);
+    uint32_t pending = atomic_load_explicit(&v->pending, memory_order_relaxed);
     return unlikely(pending != 0) && (pending & ~(v->rflags_rest & FLAG_IF ? 0 : PENDING_INTR)) != 0;
 }
 
@@ -219,6 +219,12 @@ static void step_with_care(struct vcpu *v)
     uint64_t breakpoints = v->rflags_rest & FLAG_RF ? 0 : instruction_breakpoints(v);
     if (breakpoints != 0 && v->shadow != SHADOW_MOV_SS) {
         deliver_debug(v, breakpoints, false);
+        return;
+    }
+    if (v->dr6_pending != 0 && v->shadow != SHADOW_MOV_SS) { /* of a task switch */
+        uint64_t dr6 = v->dr6_pending;
+        v->dr6_pending = 0;
+        deliver_debug(v, dr6, true);
         return;
     }
     bool tf_before = v->rflags_rest & FLAG_TF;
