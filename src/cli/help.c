@@ -8,16 +8,15 @@
 #include "cli/options.h"
 #include "cli/status.h"
 
-static const char overview[] =
-    "ring3 runs whole, unmodified x86 PC operating systems in an ordinary process:\n"
-    "no root, no kernel module, and with or without /dev/kvm.\n"
-    "\n"
-    "Usage:\n"
-    "  ring3 run [options]      boot a guest and stay with it until it ends\n"
-    "  ring3 engines            the ways to execute guest code, and which work here\n"
-    "  ring3 help [command]     this text, or all about one command\n"
-    "  ring3 --version\n"
-    "\n";
+static const char overview[] = "ring3 runs whole, unmodified x86 PC operating systems in an ordinary process:\n"
+                               "no root, no kernel module, and with or without /dev/kvm.\n"
+                               "\n"
+                               "Usage:\n"
+                               "  ring3 run [options]      boot a guest and stay with it until it ends\n"
+                               "  ring3 engines            the ways to execute guest code, and which work here\n"
+                               "  ring3 help [command]     this text, or all about one command\n"
+                               "  ring3 --version\n"
+                               "\n";
 
 static const char examples[] =
     "Boot Debian's kernel with a busybox initrd (packages: busybox-static, cpio):\n"
@@ -47,14 +46,13 @@ static const char examples[] =
     "  ring3 run --stat --trace run.json --kernel ...\n"
     "\n";
 
-static const char keys[] =
-    "Keys while the serial port is on a terminal (all others go to the guest, Ctrl-C too):\n"
-    "  Ctrl-A h                 list these keys\n"
-    "  Ctrl-A x                 quit\n"
-    "  Ctrl-A b                 send a break\n"
-    "  Ctrl-A t                 time stamps on each line, on or off\n"
-    "  Ctrl-A Ctrl-A            send Ctrl-A\n"
-    "\n";
+static const char keys[] = "Keys while the serial port is on a terminal (all others go to the guest, Ctrl-C too):\n"
+                           "  Ctrl-A h                 list these keys\n"
+                           "  Ctrl-A x                 quit\n"
+                           "  Ctrl-A b                 send a break\n"
+                           "  Ctrl-A t                 time stamps on each line, on or off\n"
+                           "  Ctrl-A Ctrl-A            send Ctrl-A\n"
+                           "\n";
 
 static void print_statuses(FILE *out)
 {

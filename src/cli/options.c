@@ -28,12 +28,12 @@ enum option_kind {
 
 struct option_row {
     const char *name;
-    char letter;         /* 0: none */
+    char letter; /* 0: none */
     enum option_kind kind;
-    size_t offset;       /* of the field in struct run_options */
-    const char *value;   /* what --help calls the value; NULL: none. OPTION_HABIT: the only value that is accepted */
+    size_t offset;     /* of the field in struct run_options */
+    const char *value; /* what --help calls the value; NULL: none. OPTION_HABIT: the only value that is accepted */
     const char *const *choices; /* NULL-terminated */
-    const char *help;    /* lines */
+    const char *help;           /* lines */
 };
 
 static const char *const clock_choices[] = {"host", "instructions", NULL};
@@ -66,7 +66,8 @@ static const struct option_row rows[] = {
      "what guest time follows: host (the default), or instructions,\nwhich makes a run repeatable"},
     {"stat", 0, OPTION_STAT, FIELD(stat), "FORM[:FILE]", NULL,
      "count exits, exceptions, interrupts; print them at the end as\ntext (the default) or json, to stderr or FILE"},
-    {"trace", 0, OPTION_TEXT, FIELD(trace), "FILE", NULL, "write a timeline of every exit, for https://ui.perfetto.dev"},
+    {"trace", 0, OPTION_TEXT, FIELD(trace), "FILE", NULL,
+     "write a timeline of every exit, for https://ui.perfetto.dev"},
     {"log", 0, OPTION_CHOICE, FIELD(log), "LEVEL", log_choices,
      "what the guest does that is odd, to stderr: off (the default),\nwarn, info, debug"},
     {"nographic", 0, OPTION_HABIT, 0, NULL, NULL, NULL},
@@ -157,7 +158,8 @@ static bool parse_choice(const struct option_row *row, const char *text, int *ch
         }
         snprintf(list + strlen(list), sizeof list - strlen(list), "%s%s", n > 0 ? ", " : "", row->choices[n]);
     }
-    return error_set(err, "'%s' is not one of %s%s", text, list, suggest_tail(text, row->choices, n, tail, sizeof tail));
+    return error_set(err, "'%s' is not one of %s%s", text, list,
+                     suggest_tail(text, row->choices, n, tail, sizeof tail));
 }
 
 static bool parse_stat(struct run_options *options, const char *text, struct error *err)

@@ -1,4 +1,5 @@
-/* The options of `ring3 run`: one table says what each is called, what it takes, where it goes, and what --help says. */
+/* The options of `ring3 run`: one table says what each is called, what it takes, where it goes, and what --help says.
+ */
 #ifndef RING3_CLI_OPTIONS_H
 #define RING3_CLI_OPTIONS_H
 

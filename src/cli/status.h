@@ -1,7 +1,7 @@
 /* What `ring3 run` returns to the shell: the one place that says so.
  *
- * isa-debug-exit returns (value << 1) | 1, which is always odd; so all of ours are even, and a test harness can tell them
- * apart. When a signal ended the run, ring3 ends by that signal itself, which shells show as 128 + its number. */
+ * isa-debug-exit returns (value << 1) | 1, which is always odd; so all of ours are even, and a test harness can tell
+ * them apart. When a signal ended the run, ring3 ends by that signal itself, which shells show as 128 + its number. */
 #ifndef RING3_CLI_STATUS_H
 #define RING3_CLI_STATUS_H
 

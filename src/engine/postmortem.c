@@ -74,10 +74,23 @@ static void print_control(const struct vcpu *v, FILE *out)
         {CR0_ET, "ET"}, {CR0_TS, "TS"}, {CR0_EM, "EM"}, {CR0_MP, "MP"}, {CR0_PE, "PE"},
     };
     static const struct bit_name cr4[] = {
-        {CR4_SMAP, "SMAP"}, {CR4_SMEP, "SMEP"}, {CR4_OSXSAVE, "OSXSAVE"}, {CR4_PCIDE, "PCIDE"},
-        {CR4_FSGSBASE, "FSGSBASE"}, {CR4_UMIP, "UMIP"}, {CR4_OSXMMEXCPT, "OSXMMEXCPT"}, {CR4_OSFXSR, "OSFXSR"},
-        {CR4_PCE, "PCE"}, {CR4_PGE, "PGE"}, {CR4_MCE, "MCE"}, {CR4_PAE, "PAE"}, {CR4_PSE, "PSE"}, {CR4_DE, "DE"},
-        {CR4_TSD, "TSD"}, {CR4_PVI, "PVI"}, {CR4_VME, "VME"},
+        {CR4_SMAP, "SMAP"},
+        {CR4_SMEP, "SMEP"},
+        {CR4_OSXSAVE, "OSXSAVE"},
+        {CR4_PCIDE, "PCIDE"},
+        {CR4_FSGSBASE, "FSGSBASE"},
+        {CR4_UMIP, "UMIP"},
+        {CR4_OSXMMEXCPT, "OSXMMEXCPT"},
+        {CR4_OSFXSR, "OSFXSR"},
+        {CR4_PCE, "PCE"},
+        {CR4_PGE, "PGE"},
+        {CR4_MCE, "MCE"},
+        {CR4_PAE, "PAE"},
+        {CR4_PSE, "PSE"},
+        {CR4_DE, "DE"},
+        {CR4_TSD, "TSD"},
+        {CR4_PVI, "PVI"},
+        {CR4_VME, "VME"},
     };
     static const struct bit_name efer[] = {
         {EFER_FFXSR, "FFXSR"}, {EFER_NXE, "NXE"}, {EFER_LMA, "LMA"}, {EFER_LME, "LME"}, {EFER_SCE, "SCE"},
@@ -106,8 +119,11 @@ static void print_segments(const struct vcpu *v, FILE *out)
         else if (!(s->attr & SEG_ATTR_S))
             fprintf(out, " system type %u", s->attr & SEG_ATTR_TYPE);
         else if (s->attr & SEG_ATTR_CODE)
-            fprintf(out, " code%s dpl %u%s%s", s->attr & SEG_ATTR_L ? "64" : s->attr & SEG_ATTR_DB ? "32" : "16", dpl,
-                    s->attr & SEG_ATTR_RW ? " readable" : "", s->attr & SEG_ATTR_EC ? " conforming" : "");
+            fprintf(out, " code%s dpl %u%s%s",
+                    s->attr & SEG_ATTR_L    ? "64"
+                    : s->attr & SEG_ATTR_DB ? "32"
+                                            : "16",
+                    dpl, s->attr & SEG_ATTR_RW ? " readable" : "", s->attr & SEG_ATTR_EC ? " conforming" : "");
         else
             fprintf(out, " data dpl %u%s%s", dpl, s->attr & SEG_ATTR_RW ? " writable" : "",
                     s->attr & SEG_ATTR_EC ? " expand-down" : "");
@@ -238,7 +254,8 @@ static void explain_code_segment(const struct vcpu *v, const struct gate *gate, 
     if (offset == 0 && !ldt) {
         fputs("    its code segment is null\n", out);
     } else if (offset + 7 > limit) {
-        fprintf(out, "    its code segment %#x is beyond the %s's limit %#x\n", gate->selector, ldt ? "LDT" : "GDT", limit);
+        fprintf(out, "    its code segment %#x is beyond the %s's limit %#x\n", gate->selector, ldt ? "LDT" : "GDT",
+                limit);
     } else if (!peek(v, base + offset, raw, sizeof raw)) {
         fprintf(out, "    its code segment's descriptor, at %#" PRIx64 ", is not in mapped memory\n", base + offset);
     } else {
@@ -333,7 +350,8 @@ void postmortem_triple_fault(const struct vcpu *v, FILE *out)
         fputc('\n', out);
         if (fault->has_error && fault->vector != VECTOR_PF && (fault->error & ERROR_IDT))
             explain_gate(v, fault->error >> 3 & 0xff, explained, out);
-        /* The last of a full chain was raised while the one before was delivered; it was not to be delivered any more. */
+        /* The last of a full chain was raised while the one before was delivered; it was not to be delivered any more.
+         */
         if (i + 1 < ARRAY_LEN(v->fault_chain))
             explain_gate(v, fault->vector, explained, out);
     }

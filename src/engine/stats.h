@@ -7,8 +7,8 @@
 #include "base/error.h"
 #include "engine/door.h"
 
-/* A table: exits by reason and mode, most frequent first; exceptions, interrupts and ports; the summary. `memory`, which
- * names the devices behind the ports, may be NULL. */
+/* A table: exits by reason and mode, most frequent first; exceptions, interrupts and ports; the summary. `memory`,
+ * which names the devices behind the ports, may be NULL. */
 void stats_print(const struct stats *stats, const struct memory *memory, FILE *out);
 
 /* The same numbers as one JSON object. False with a message if they cannot be written. */

@@ -20,7 +20,8 @@
 
 struct trace;
 
-/* Which time the events carry: the host's, from creation on; or the guest's, so that repeatable runs give equal files. */
+/* Which time the events carry: the host's, from creation on; or the guest's, so that repeatable runs give equal files.
+ */
 enum trace_clock { TRACE_CLOCK_HOST, TRACE_CLOCK_GUEST };
 
 /* Creates or truncates the file at `path`. NULL with a message if the host refuses. */

@@ -10,8 +10,8 @@
  * In PATH a comma is written twice, as in QEMU.
  *
  * Common behaviour. Output is buffered up to 64 KiB; more is refused until there is room (chardev.h). While there is no
- * far end (no client, nobody opened the pty) output is dropped. When the host refuses output for good (closed pipe, full
- * disk) that is reported once through `warn`, and output is dropped from then on. The end of input is no event.
+ * far end (no client, nobody opened the pty) output is dropped. When the host refuses output for good (closed pipe,
+ * full disk) that is reported once through `warn`, and output is dropped from then on. The end of input is no event.
  *
  * The process must ignore SIGPIPE. */
 #ifndef RING3_HOST_CHARDEV_CREATE_H
@@ -26,9 +26,9 @@
 /* What a backend needs from whoever creates it. The callbacks run in the loop, under the lock; any may be NULL. */
 struct chardev_env {
     struct loop *loop;
-    const char *label; /* "serial0": for messages; outlives the backend */
-    bool output_only;  /* the device has no input: stdio then leaves standard input and the terminal alone */
-    void (*quit)(void *opaque);                       /* Ctrl-A x was typed */
+    const char *label;          /* "serial0": for messages; outlives the backend */
+    bool output_only;           /* the device has no input: stdio then leaves standard input and the terminal alone */
+    void (*quit)(void *opaque); /* Ctrl-A x was typed */
     void (*announce)(void *opaque, const char *line); /* something the user must know to use the backend */
     void (*warn)(void *opaque, const char *line);
     void *opaque;

@@ -1,4 +1,5 @@
-/* A new pseudo-terminal as the far end of a serial line: for `screen /dev/pts/7`, for test harnesses, for getty-like uses.
+/* A new pseudo-terminal as the far end of a serial line: for `screen /dev/pts/7`, for test harnesses, for getty-like
+ * uses.
  *
  * The kernel reports a hang-up on the master side as long as nobody has the other side open, but not its end; so while
  * there is nobody, a timer looks ten times a second. The line is raw from the start. */
@@ -108,7 +109,8 @@ static const struct chardev_ops pty_ops = {
     .name = "pty",
 };
 
-/* Opens the pair, makes the line raw, closes the far side again: so that the hang-up tells whether somebody is there. */
+/* Opens the pair, makes the line raw, closes the far side again: so that the hang-up tells whether somebody is there.
+ */
 static int pty_open(char *name, size_t size)
 {
     int master = posix_openpt(O_RDWR | O_NOCTTY | O_NONBLOCK | O_CLOEXEC);

@@ -44,12 +44,12 @@ static void stdio_print(struct stdio *s, const char *text)
 
 static void stdio_help(struct stdio *s)
 {
-    stdio_print(s, "\r\nring3 keys:\r\n"
-                   "Ctrl-A h       this help\r\n"
-                   "Ctrl-A x       quit\r\n"
-                   "Ctrl-A b       send a break\r\n"
-                   "Ctrl-A t       time stamps on or off\r\n"
-                   "Ctrl-A Ctrl-A  send Ctrl-A (so does Ctrl-A a)\r\n");
+    stdio_print(s, "\nring3 keys:\n"
+                   "Ctrl-A h       this help\n"
+                   "Ctrl-A x       quit\n"
+                   "Ctrl-A b       send a break\n"
+                   "Ctrl-A t       time stamps on or off\n"
+                   "Ctrl-A Ctrl-A  send Ctrl-A (so does Ctrl-A a)\n");
 }
 
 static void stdio_type(struct stdio *s, uint8_t byte)
@@ -66,7 +66,7 @@ static void stdio_command(struct stdio *s, uint8_t key)
         stdio_help(s);
         break;
     case 'x':
-        stdio_print(s, "\r\nring3: quit\r\n");
+        stdio_print(s, "\nring3: quit\n");
         if (s->env.quit != NULL)
             s->env.quit(s->env.opaque);
         break;

@@ -1,7 +1,7 @@
 /* The event loop, over ppoll().
  *
- * Why not epoll: it refuses regular files, and standard input may be one. A machine has a handful of descriptors, so the
- * array is built anew for every wait, under the lock; the wait itself works on that copy.
+ * Why not epoll: it refuses regular files, and standard input may be one. A machine has a handful of descriptors, so
+ * the array is built anew for every wait, under the lock; the wait itself works on that copy.
  *
  * Invariants
  *  - The list of sources changes only under the lock. While a wait or a dispatch is under way a removed source stays in

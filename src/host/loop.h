@@ -32,8 +32,8 @@ struct loop *loop_create(struct error *err);
 /* All sources must have been removed. */
 void loop_destroy(struct loop *loop);
 
-/* Calls `ready` with what is ready, as long as it is (level-triggered). With `events` 0 the descriptor is not looked at.
- * Regular files are always ready. Never fails: it aborts when there is no memory for 48 bytes. */
+/* Calls `ready` with what is ready, as long as it is (level-triggered). With `events` 0 the descriptor is not looked
+ * at. Regular files are always ready. Never fails: it aborts when there is no memory for 48 bytes. */
 struct loop_source *loop_add(struct loop *loop, int fd, unsigned events, void (*ready)(void *opaque, unsigned events),
                              void *opaque);
 void loop_modify(struct loop_source *source, unsigned events);

@@ -3,9 +3,9 @@
  * Raw means: every byte the user types goes to the guest (no echo, no line editing, no signals, no flow control, no
  * translation of CR). Output processing stays as it was, so that our own messages and the shell's line ends look right.
  *
- * The guard. A process that is killed cannot tidy up, so a child does it, which lives exactly as long as the terminal is
- * raw. It waits for the end of a pipe (and of a pidfd, because other children of ours may have inherited the pipe), then
- * puts the saved settings back if the terminal is still exactly as we made it: so it does not disturb a shell that
+ * The guard. A process that is killed cannot tidy up, so a child does it, which lives exactly as long as the terminal
+ * is raw. It waits for the end of a pipe (and of a pidfd, because other children of ours may have inherited the pipe),
+ * then puts the saved settings back if the terminal is still exactly as we made it: so it does not disturb a shell that
  * was faster. It leaves our session, so it belongs to no job, gets no Ctrl-C and is not stopped by SIGTTOU; it blocks
  * all signals and keeps no descriptor but the pipe and the terminal. The tty kills it and waits for it.
  *

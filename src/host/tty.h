@@ -19,8 +19,8 @@
 
 struct tty;
 
-/* Takes `fd`, a terminal, which must stay open until tty_destroy(); makes it raw if we are in the foreground. `claimed` is
- * called from the loop when we are (again) in the foreground. NULL with a message when it cannot be made raw. */
+/* Takes `fd`, a terminal, which must stay open until tty_destroy(); makes it raw if we are in the foreground. `claimed`
+ * is called from the loop when we are (again) in the foreground. NULL with a message when it cannot be made raw. */
 struct tty *tty_create(int fd, struct loop *loop, void (*claimed)(void *opaque), void *opaque, struct error *err);
 /* Puts the terminal back. */
 void tty_destroy(struct tty *tty);

@@ -137,8 +137,16 @@ static void test_sizes(void **state)
         const char *text;
         uint64_t bytes;
     } cases[] = {
-        {"1", MiB},          {"512", 512 * MiB}, {"512m", 512 * MiB}, {"0.5G", 512 * MiB}, {"1.5G", 1536 * MiB},
-        {"4096K", 4 * MiB},  {"7B", 7},          {"1T", 1024 * GiB},  {"2g", 2 * GiB},     {"0.25", 256 * KiB},
+        {"1", MiB},
+        {"512", 512 * MiB},
+        {"512m", 512 * MiB},
+        {"0.5G", 512 * MiB},
+        {"1.5G", 1536 * MiB},
+        {"4096K", 4 * MiB},
+        {"7B", 7},
+        {"1T", 1024 * GiB},
+        {"2g", 2 * GiB},
+        {"0.25", 256 * KiB},
         {"16777215T", 16777215ull << 40},
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {

@@ -54,7 +54,8 @@ static json_t *find(json_t *root, const char *phase, const char *name, unsigned 
 {
     size_t i;
     json_t *event;
-    json_array_foreach(root, i, event) {
+    json_array_foreach(root, i, event)
+    {
         if (strcmp(text_of(event, "ph"), phase) == 0 && strcmp(text_of(event, "name"), name) == 0 && nth-- == 0)
             return event;
     }
@@ -75,11 +76,11 @@ static void test_story(void **state)
     struct trace *trace = trace_create(path, TRACE_CLOCK_GUEST, NULL);
     assert_int_equal(trace_now_ns(trace, v), 1500);
     /* User code runs until 1.5 us, writes to a port until 2 us; a page fault at 3 us; then HLT; woken at 9 us. */
-    struct exit out = {.reason = EXIT_IO_OUT, .mode = EXIT_MODE_USER, .rip = 0x401000, .address = 0x3f8, .value = 0x41,
-                       .size = 1};
+    struct exit out = {
+        .reason = EXIT_IO_OUT, .mode = EXIT_MODE_USER, .rip = 0x401000, .address = 0x3f8, .value = 0x41, .size = 1};
     trace_exit(trace, v, &out, "16\"550\\A", 1500, 2000);
-    struct exit fault = {.reason = EXIT_EXCEPTION, .mode = EXIT_MODE_USER, .vector = VECTOR_PF, .error = 6,
-                         .address = 0xdeadbeef000};
+    struct exit fault = {
+        .reason = EXIT_EXCEPTION, .mode = EXIT_MODE_USER, .vector = VECTOR_PF, .error = 6, .address = 0xdeadbeef000};
     trace_exit(trace, v, &fault, NULL, 3000, 3000);
     struct exit halt = {.reason = EXIT_HLT, .mode = EXIT_MODE_KERNEL, .rip = 0xffffffff81000000};
     trace_exit(trace, v, &halt, NULL, 4000, 4001);
@@ -116,8 +117,14 @@ static void *storm(void *opaque)
     struct trace *trace = ((void **)opaque)[0];
     struct vcpu *v = ((void **)opaque)[1];
     for (unsigned i = 0; i < 4000; i++) {
-        struct exit exit = {.reason = i % EXIT_REASON_COUNT, .mode = i % EXIT_MODE_COUNT, .vector = (uint8_t)i,
-                            .address = ~0ull, .value = ~0ull, .rip = ~0ull, .error = ~0u, .size = 8};
+        struct exit exit = {.reason = i % EXIT_REASON_COUNT,
+                            .mode = i % EXIT_MODE_COUNT,
+                            .vector = (uint8_t)i,
+                            .address = ~0ull,
+                            .value = ~0ull,
+                            .rip = ~0ull,
+                            .error = ~0u,
+                            .size = 8};
         trace_exit(trace, v, &exit, "device", trace_now_ns(trace, v), trace_now_ns(trace, v));
     }
     return NULL;

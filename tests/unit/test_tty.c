@@ -107,8 +107,8 @@ static void test_killed(int signal_number)
     int fd;
     pid_t child = fork_session(&t, &fd);
     if (child == 0) {
-        prctl(PR_SET_DUMPABLE, 0);          /* no core files */
-        signal(signal_number, SIG_DFL);     /* the test library has handlers of its own */
+        prctl(PR_SET_DUMPABLE, 0);      /* no core files */
+        signal(signal_number, SIG_DFL); /* the test library has handlers of its own */
         hold_terminal(fd);
     }
     assert_true(becomes(&t, is_raw));
