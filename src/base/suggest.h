@@ -8,7 +8,8 @@
  * neighbours), or NULL when none is near enough to have been meant. */
 const char *suggest_nearest(const char *word, const char *const *candidates, size_t n);
 
-/* The same as the tail of a message: " (did you mean 'X'?)", or "" when there is none. Writes into `buffer`, returns it. */
+/* The same as the tail of a message: " (did you mean 'X'?)", or "" when there is none. Writes into `buffer`, returns
+ * it. */
 const char *suggest_tail(const char *word, const char *const *candidates, size_t n, char *buffer, size_t size);
 
 #endif
