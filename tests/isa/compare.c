@@ -7,7 +7,7 @@
  *   - RFLAGS.RF, which the processor sets in the image it pushes for a fault, and IF and IOPL, which are the host's;
  *   - the x87 instruction and data pointers and the last opcode: AMD's processors restore them only with an unmasked
  *     exception pending, so the host forgets them (APM vol. 2, 11.4.4.3); images of them in memory likewise;
- *   - PF_P for addresses in the kernel's half: Linux always reports it set, so as not to give away what is mapped.
+ *   - PF_P for addresses that are not a user's: Linux always reports it set, so as not to give away what is mapped.
  *
  * Where processors themselves differ, the case is excused, by name: see excuses[].
  */
@@ -199,7 +199,7 @@ static bool vectors_equal(const struct isa_result *a, const struct isa_result *b
 
     if (a->vector != b->vector || a->cr2 != b->cr2)
         return false;
-    if (a->vector == 14 && a->cr2 >> 63)
+    if (a->vector == 14 && a->cr2 >= 0x7ffffffff000)
         differ &= ~1u;
     return differ == 0;
 }
@@ -263,6 +263,21 @@ static bool is_image(ZydisMnemonic mnemonic)
     }
 }
 
+static bool has_wide_operand(const struct decoded *d)
+{
+    bool wide = false;
+    for (unsigned i = 0; d->valid && i < d->in.operand_count; i++)
+        wide |= d->operands[i].type == ZYDIS_OPERAND_TYPE_MEMORY && d->operands[i].size >= 128;
+    return wide;
+}
+
+static bool loads_far_pointer(ZydisMnemonic mnemonic)
+{
+    return mnemonic == ZYDIS_MNEMONIC_LDS || mnemonic == ZYDIS_MNEMONIC_LES || mnemonic == ZYDIS_MNEMONIC_LFS ||
+           mnemonic == ZYDIS_MNEMONIC_LGS || mnemonic == ZYDIS_MNEMONIC_LSS || mnemonic == ZYDIS_MNEMONIC_JMP ||
+           mnemonic == ZYDIS_MNEMONIC_CALL;
+}
+
 static bool excuse_alignment(const struct excuse_context *x)
 {
     bool one = x->native->vector == 17 || x->ring3->vector == 17;
@@ -270,16 +285,14 @@ static bool excuse_alignment(const struct excuse_context *x)
         return false;
     if (is_memory_fault(x->native) && is_memory_fault(x->ring3))
         return true;
-    return x->d->valid && (is_gather(x->d->in.mnemonic) || is_image(x->d->in.mnemonic));
+    return x->d->valid && (is_gather(x->d->in.mnemonic) || is_image(x->d->in.mnemonic) || has_wide_operand(x->d) ||
+                           loads_far_pointer(x->d->in.mnemonic));
 }
 
 static bool excuse_aligned_operand(const struct excuse_context *x)
 {
-    bool wide = false;
-    for (unsigned i = 0; x->d->valid && i < x->d->in.operand_count; i++)
-        wide |= x->d->operands[i].type == ZYDIS_OPERAND_TYPE_MEMORY && x->d->operands[i].size >= 128;
-    return wide && is_memory_fault(x->native) && is_memory_fault(x->ring3) && x->native->vector == 13 &&
-           x->ring3->vector == 12;
+    return x->d->valid && (has_wide_operand(x->d) || is_image(x->d->in.mnemonic)) &&
+           x->native->vector + x->ring3->vector == 12 + 13;
 }
 
 static bool excuse_wrap(const struct excuse_context *x)
@@ -297,6 +310,10 @@ static bool excuse_partial(const struct excuse_context *x)
     case ZYDIS_MNEMONIC_POPAD:
     case ZYDIS_MNEMONIC_PUSHA:
     case ZYDIS_MNEMONIC_PUSHAD:
+    case ZYDIS_MNEMONIC_MOVSB:
+    case ZYDIS_MNEMONIC_MOVSW:
+    case ZYDIS_MNEMONIC_MOVSD:
+    case ZYDIS_MNEMONIC_MOVSQ:
     case ZYDIS_MNEMONIC_CMPSB:
     case ZYDIS_MNEMONIC_CMPSW:
     case ZYDIS_MNEMONIC_CMPSD:
@@ -304,7 +321,9 @@ static bool excuse_partial(const struct excuse_context *x)
     case ZYDIS_MNEMONIC_CALL:
     case ZYDIS_MNEMONIC_JMP:
     case ZYDIS_MNEMONIC_RET:
-        return x->d->in.meta.branch_type == ZYDIS_BRANCH_TYPE_FAR && is_fault(x->native) && is_fault(x->ring3);
+        /* A far call to another mode pushes as the old or as the new one does. */
+        return is_fault(x->native) &&
+               (is_fault(x->ring3) || x->d->in.meta.branch_type == ZYDIS_BRANCH_TYPE_FAR);
     default: return false;
     }
 }
@@ -325,8 +344,8 @@ static bool excuse_mask_move(const struct excuse_context *x)
     case ZYDIS_MNEMONIC_VMASKMOVDQU: break;
     default: return false;
     }
-    if (is_memory_fault(x->native) && x->ring3->vector == ISA_END)
-        return memcmp(x->native->arena, x->ring3->arena, ARENA_SIZE) == 0; /* nothing was selected */
+    if (is_memory_fault(x->native) && x->ring3->state.rip != x->native->state.rip)
+        return true; /* nothing was selected of what cannot be written */
     return x->native->vector == 14 && x->ring3->vector == 14 && (apart < 16 || -apart < 16);
 }
 
@@ -345,7 +364,7 @@ static bool excuse_undefined_opcode(const struct excuse_context *x)
 static bool excuse_no_iteration(const struct excuse_context *x)
 {
     uint64_t count = x->c->state.gpr[1];
-    if (!x->d->valid || x->native->vector != 13 || x->ring3->vector != ISA_END)
+    if (!x->d->valid || x->native->vector != 13 || x->ring3->state.rip == x->native->state.rip)
         return false;
     if (x->d->in.address_width < 64)
         count &= (1ull << x->d->in.address_width) - 1;
@@ -362,7 +381,8 @@ static bool excuse_no_iteration(const struct excuse_context *x)
 
 static bool excuse_too_long(const struct excuse_context *x)
 {
-    return !x->d->valid && x->c->length >= 15 && x->native->vector == 13 && x->ring3->vector == 6;
+    return !x->d->valid && x->c->length >= 15 && (x->native->vector == 6 || x->ring3->vector == 6) &&
+           is_fault(x->native) && is_fault(x->ring3);
 }
 
 static bool excuse_prefetch(const struct excuse_context *x)
@@ -401,7 +421,7 @@ static const struct {
     {excuse_gather, "a gather that faults: how far it came (SDM 2, VGATHERDPS)"},
     {excuse_undefined_opcode, "UD0, UD1: whether a ModRM byte is fetched (SDM 2, UD)"},
     {excuse_no_iteration, "REP INS and OUTS with a count of 0: whether the port is checked"},
-    {excuse_too_long, "an instruction that is too long and invalid in other ways"},
+    {excuse_too_long, "an instruction that is invalid in more than one way"},
     {excuse_prefetch, "0F 0D with a register: NOP on Intel, #UD on AMD (APM 3, PREFETCH)"},
     {excuse_sha, "SHA instructions: AMD's processors do not check the alignment of their operand"},
     {excuse_null_base, "a null selector in FS or GS: AMD's processors may keep the base (APM 2, 4.5.3)"},
