@@ -5,8 +5,9 @@
  * remains of the instruction's effect is done here: moving the registers when TOP moves, tags, the condition codes and
  * exception flags that the host's status word shows. It is taken when the registers it reads are not empty and the one
  * it pushes to is, so that there is no stack fault. It always runs with every exception masked. If the guest has some
- * unmasked and one of these occurs, the state from before is put back and the heavy stub repeats the instruction;
- * stores, whose effect cannot be put back, are heavy from the start then.
+ * unmasked and one of these occurs, the state from before is put back and the heavy stub repeats the instruction.
+ * Heavy from the start are then stores, whose effect cannot be put back, and everything when underflow is unmasked: it
+ * is detected differently then (tiny is enough, it need not be inexact; SDM vol. 1, 4.9.1.5).
  *
  * Exception flags are sticky and clearing them costs more than the computation. So they are left in the host's status
  * word: the guest's new flags are its old ones and the host's, which is right if the host had no flag before that the
@@ -24,6 +25,9 @@
 #include "cpu/host_stub.h"
 
 #include <string.h>
+
+#define X87_UNDERFLOW (1u << 4)
+#define X87_PRECISION (1u << 5)
 
 /* Exception flags (and SF) that may be set in this thread's x87 status word. */
 static _Thread_local uint8_t host_flags;
@@ -112,7 +116,8 @@ static inline uint8_t rotate_left8(unsigned value, unsigned n)
 
 static bool light_possible(const struct x87_image *x87, const struct host_stub *stub)
 {
-    if (stub->light == NULL || (x87->fsw & X87_FSW_ES) || (stub->stores && (~x87->fcw & X87_EXCEPTIONS)))
+    if (stub->light == NULL || (x87->fsw & X87_FSW_ES) || !(x87->fcw & X87_UNDERFLOW) ||
+        (stub->stores && (~x87->fcw & X87_EXCEPTIONS)))
         return false;
     unsigned valid = rotate_right8(x87->ftw, (x87->fsw & X87_FSW_TOP) >> X87_FSW_TOP_SHIFT);
     return (valid & (stub->need | (stub->grow > 0 ? 0x80u : 0))) == stub->need;
@@ -230,8 +235,7 @@ const struct insn *host_x87_store(struct vcpu *v, const struct insn *in)
     if (likely(!store.bounced))
         return in + 1;
     const struct x87_image *x87 = fpu_x87(&v->fpu);
-    const unsigned precision = 1u << 5;
-    if (x87->fsw & ~x87->fcw & (X87_EXCEPTIONS & ~precision))
+    if (x87->fsw & ~x87->fcw & (X87_EXCEPTIONS & ~X87_PRECISION))
         return in + 1;
     return host_store_end(v, in, &store);
 }

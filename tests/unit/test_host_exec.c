@@ -1,8 +1,8 @@
 /* Instructions run on the host against the host itself.
  *
- * Every encoding that Zydis knows and insn.def gives to the host is tried: opcode maps, mandatory prefixes, REX.W, VEX.W
- * and VEX.L, all values of ModRM.reg, register and memory forms, with random registers and random state (values that
- * matter to floating point among them). The same bytes are executed by a stub on a guest in 64-bit mode and by a
+ * Every encoding that Zydis knows and insn.def gives to the host is tried: opcode maps, mandatory prefixes, REX.W,
+ * VEX.W and VEX.L, all values of ModRM.reg, register and memory forms, with random registers and random state (values
+ * that matter to floating point among them). The same bytes are executed by a stub on a guest in 64-bit mode and by a
  * trampoline that loads the whole state into the host's registers; memory operands have the same address in both
  * worlds. Compared are vector registers, x87 state, general registers, flags, MXCSR, memory and the fault.
  *
@@ -44,16 +44,31 @@ static unsigned below(unsigned n)
 
 static uint32_t rnd_float(void)
 {
-    static const uint32_t special[] = {0,          0x80000000, 0x3f800000, 0xbf800000, 0x7f800000, 0xff800000, 0x7fc00000,
-                                       0x7fa00000, 0x00000001, 0x807fffff, 0x00800000, 0x7f7fffff, 0x4f000000, 0x5f000000};
+    static const uint32_t special[] = {
+        0,          0x80000000, 0x3f800000, 0xbf800000, 0x7f800000, 0xff800000, 0x7fc00000,
+        0x7fa00000, 0x00000001, 0x807fffff, 0x00800000, 0x7f7fffff, 0x4f000000, 0x5f000000,
+    };
     return below(2) ? special[below(ARRAY_LEN(special))] : 0x3f000000 + (uint32_t)(rnd() & 0x81ffffff);
 }
 
 static uint64_t rnd_double(void)
 {
-    static const uint64_t special[] = {0, 1ull << 63, 0x3ff0000000000000, 0xbff0000000000000, 0x7ff0000000000000,
-                                       0xfff0000000000000, 0x7ff8000000000000, 0x7ff4000000000000, 1, 0x800fffffffffffff,
-                                       0x7fefffffffffffff, 0x41e0000000000000, 0x43e0000000000000, 0x36a0000000000000};
+    static const uint64_t special[] = {
+        0,
+        1ull << 63,
+        0x3ff0000000000000,
+        0xbff0000000000000,
+        0x7ff0000000000000,
+        0xfff0000000000000,
+        0x7ff8000000000000,
+        0x7ff4000000000000,
+        1,
+        0x800fffffffffffff,
+        0x7fefffffffffffff,
+        0x41e0000000000000,
+        0x43e0000000000000,
+        0x36a0000000000000,
+    };
     return below(2) ? special[below(ARRAY_LEN(special))] : 0x3fe0000000000000 + (rnd() & 0x801fffffffffffff);
 }
 
@@ -109,7 +124,7 @@ static void state_random(struct state *s)
         s->gpr[n] = below(2) ? rnd() : rnd() & 0xff;
     }
     s->x87.fcw = (uint16_t)(X87_FCW_ONE | X87_EXCEPTIONS | below(4) << 8 | below(4) << 10);
-    if (below(8) == 0)
+    if (below(4) == 0)
         s->x87.fcw &= (uint16_t) ~below(64);
     s->x87.fsw = (uint16_t)(rnd() & (X87_FSW_C | X87_FSW_TOP | X87_EXCEPTIONS | X87_FSW_SF));
     s->x87.fsw &= (uint16_t) ~(~s->x87.fcw & X87_EXCEPTIONS); /* nothing pending */
@@ -217,6 +232,7 @@ struct fixture {
     struct native native;
     uint8_t *host_data; /* at DATA_AT */
     ZydisDecoder decoder;
+    enum code_mode mode; /* of the guest: CODE_64 or CODE_32_FLAT */
     unsigned tried, failed, faults;
 };
 
@@ -309,18 +325,37 @@ static void report(struct fixture *f, const char *what, const ZydisDecodedInstru
             fprintf(stderr, "    GPR %u guest %lx host %lx\n", n, guest->gpr[n], host->gpr[n]);
 }
 
+/* Outside 64-bit mode VEX.W does not make a general operand wide; in the trampoline, which is 64-bit code, it would. */
+static void take_w_out(uint8_t *bytes, const ZydisDecodedInstruction *z)
+{
+    static const ZydisMnemonic general[] = {
+        ZYDIS_MNEMONIC_VMOVD,      ZYDIS_MNEMONIC_VPINSRD,    ZYDIS_MNEMONIC_VPEXTRD,    ZYDIS_MNEMONIC_VCVTSI2SS,
+        ZYDIS_MNEMONIC_VCVTSI2SD,  ZYDIS_MNEMONIC_VCVTSS2SI,  ZYDIS_MNEMONIC_VCVTSD2SI,  ZYDIS_MNEMONIC_VCVTTSS2SI,
+        ZYDIS_MNEMONIC_VCVTTSD2SI,
+    };
+    for (unsigned i = 0; i < ARRAY_LEN(general); i++)
+        if (z->mnemonic == general[i])
+            bytes[2] &= 0x7f;
+}
+
 /* One instruction, already decoded, from state `before`, in both worlds. */
 static void compare(struct fixture *f, const ZydisDecodedInstruction *z, const uint8_t *bytes,
                     const struct state *before, bool gather)
 {
     struct vcpu *v = f->b->v;
     struct insn in[2];
-    assert_int_equal(decode_insn(v, CODE_64, bytes, 15, 0, &in[0]), DECODE_OK);
+    assert_int_equal(decode_insn(v, f->mode, bytes, 15, 0, &in[0]), DECODE_OK);
     if (in[0].row == ROW_NONE)
         return; /* this host's processor has no such instruction */
+    if (f->mode != CODE_64 && (z->mnemonic == ZYDIS_MNEMONIC_VZEROALL || z->mnemonic == ZYDIS_MNEMONIC_VZEROUPPER))
+        return; /* the trampoline is 64-bit code and has more to clear */
     memcpy(guest_data(f), f->host_data, DATA_SIZE);
     *f->native.state = *before;
-    native_run(&f->native, bytes, z->length);
+    uint8_t native_bytes[15];
+    memcpy(native_bytes, bytes, sizeof native_bytes);
+    if (f->mode != CODE_64)
+        take_w_out(native_bytes, z);
+    native_run(&f->native, native_bytes, z->length);
     struct state guest = *before;
     state_to_guest(v, before);
     int vector = guest_run(f, bytes, in);
@@ -400,6 +435,8 @@ static void try_bytes(struct fixture *f, const uint8_t *bytes, unsigned rounds)
     for (unsigned round = 0; round < rounds; round++) {
         struct state s;
         state_random(&s);
+        for (unsigned n = 0; n < 16 && f->mode != CODE_64; n++)
+            s.gpr[n] = (uint32_t)s.gpr[n];
         rnd_vector(f->host_data + below(DATA_SIZE / 64) * 64, 64);
         bool gather = memory != NULL && memory->mem.type == ZYDIS_MEMOP_TYPE_VSIB;
         if (memory != NULL) {
@@ -471,7 +508,7 @@ static void test_legacy(struct fixture *f)
             if (prefix != 0)
                 *p++ = (uint8_t)prefix;
             unsigned rex = w << 3 | below(2) << 2 | (form & 8 ? below(2) : 0);
-            if (rex != 0)
+            if (rex != 0 && f->mode == CODE_64)
                 *p++ = (uint8_t)(0x40 | rex);
             *p++ = 0x0f;
             if (map > 1)
@@ -492,11 +529,15 @@ static void test_vex(struct fixture *f)
             uint8_t bytes[15];
             bool vsib = map == 2 && opcode >= 0x90 && opcode <= 0x93;
             for (unsigned vvvv = 0; vvvv < 2; vvvv++) { /* some want it unused */
+                bool low = f->mode != CODE_64;       /* there are eight registers */
                 bytes[0] = 0xc4;
-                bytes[1] = (uint8_t)(below(2) << 7 | 1 << 6 | (form & 8 ? below(2) : 1) << 5 | map);
-                bytes[2] = (uint8_t)(w << 7 | (vvvv ? below(15) : 15) << 3 | l << 2 | pp);
+                bytes[1] = (uint8_t)((low | below(2)) << 7 | 1 << 6 | (form & 8 ? low | below(2) : 1u) << 5 | map);
+                bytes[2] = (uint8_t)(w << 7 | (vvvv ? below(15) | low << 3 : 15u) << 3 | l << 2 | pp);
                 bytes[3] = (uint8_t)opcode;
                 put_random(bytes, 4 + put_modrm(bytes + 4, form, vsib));
+                if (low)
+                    for (unsigned i = 5; i < 7; i++)
+                        bytes[i] &= 0x7f; /* a fourth register, too */
                 try_bytes(f, bytes, rounds_wanted());
             }
         }
@@ -554,6 +595,510 @@ static void test_x87_sequence(struct fixture *f)
             fail_msg("%s differs", difference);
         }
     }
+}
+
+/* The same in 32-bit code: eight registers, no REX. W of VEX means nothing where it would widen a general register. */
+static void enter_32(struct fixture *f)
+{
+    bench_segment(f->b, SEG_CS, CODE(0));
+    vcpu_mode_changed(f->b->v);
+    f->mode = f->b->v->code_mode;
+    assert_int_equal(f->mode, CODE_32_FLAT);
+    ZydisDecoderInit(&f->decoder, ZYDIS_MACHINE_MODE_LEGACY_32, ZYDIS_STACK_WIDTH_32);
+}
+
+static void test_legacy_32(struct fixture *f)
+{
+    enter_32(f);
+    test_legacy(f);
+}
+
+static void test_vex_32(struct fixture *f)
+{
+    enter_32(f);
+    test_vex(f);
+}
+
+/* ---- images ---- */
+
+/* The host (AMD) does not store FIP, FDP and FOP in FXSAVE images without a pending exception, and its trampoline's are
+ * not the guest's: they are taken out before comparing. `offsets` are of 16-byte-or-less fields to be cleared. */
+static void clear_field(uint8_t *image, unsigned offset, unsigned size)
+{
+    memset(image + offset, 0, size);
+}
+
+struct image_case {
+    const char *name;
+    uint8_t bytes[5];
+    unsigned pointers[6]; /* offset and size, three times */
+    bool load, xsave;
+};
+
+static const struct image_case image_cases[] = {
+    {"fnsave", {0xdd, 0x33}, {12, 16}, false, false},
+    {"fnsave16", {0x66, 0xdd, 0x33}, {6, 8}, false, false},
+    {"fnstenv", {0xd9, 0x33}, {12, 16}, false, false},
+    {"fnstenv16", {0x66, 0xd9, 0x33}, {6, 8}, false, false},
+    {"frstor", {0xdd, 0x23}, {0}, true, false},
+    {"frstor16", {0x66, 0xdd, 0x23}, {0}, true, false},
+    {"fldenv", {0xd9, 0x23}, {0}, true, false},
+    {"fldenv16", {0x66, 0xd9, 0x23}, {0}, true, false},
+    {"fxsave", {0x0f, 0xae, 0x03}, {6, 18}, false, false},
+    {"fxsave64", {0x48, 0x0f, 0xae, 0x03}, {6, 18}, false, false},
+    {"fxrstor", {0x0f, 0xae, 0x0b}, {0}, true, false},
+    {"fxrstor64", {0x48, 0x0f, 0xae, 0x0b}, {0}, true, false},
+    {"xsave", {0x0f, 0xae, 0x23}, {6, 18}, false, true},
+    {"xsave64", {0x48, 0x0f, 0xae, 0x23}, {6, 18}, false, true},
+    {"xsaveopt", {0x0f, 0xae, 0x33}, {6, 18}, false, true},
+    {"xsavec", {0x0f, 0xc7, 0x23}, {6, 18}, false, true},
+    {"xrstor", {0x0f, 0xae, 0x2b}, {0}, true, true},
+    {"xrstor64", {0x48, 0x0f, 0xae, 0x2b}, {0}, true, true},
+    {"ldmxcsr", {0x0f, 0xae, 0x13}, {0}, true, false},
+    {"stmxcsr", {0x0f, 0xae, 0x1b}, {0}, false, false},
+};
+
+/* Sometimes initial components, so that XINUSE matters. Not where the host saves: what it takes for initial after the
+ * trampoline has loaded zeros is up to it. */
+static void simplify_state(struct state *s)
+{
+    if (below(3) == 0)
+        s->mxcsr = MXCSR_DEFAULT;
+    if (below(3) == 0) {
+        memset(&s->x87, 0, sizeof s->x87);
+        s->x87.fcw = X87_FCW_INIT;
+        s->x87.mxcsr = MXCSR_HOST;
+    }
+    for (unsigned n = 0; n < 16; n++) {
+        if (n == 0 && below(2))
+            continue;
+        memset(s->ymm[n] + 16, 0, 16);
+    }
+    if (below(3) == 0)
+        for (unsigned n = 0; n < 16; n++)
+            memset(s->ymm[n], 0, 16);
+}
+
+/* An image that can be loaded, mostly. */
+static void prepare_image(const struct image_case *c, uint8_t *image)
+{
+    uint16_t fcw = (uint16_t)(rnd() & (X87_FCW_VALID | X87_FCW_ONE)), fsw = (uint16_t)rnd();
+    memcpy(image, &fcw, 2);
+    memcpy(image + (strstr(c->name, "16") || c->bytes[0] == 0x0f || c->bytes[0] == 0x48 ? 2 : 4), &fsw, 2);
+    uint32_t mxcsr = (uint32_t)rnd() & (below(8) ? 0xffff : 0x7ffff);
+    if (c->bytes[0] == 0x0f || c->bytes[0] == 0x48)
+        memcpy(image + (c->name[0] == 'l' ? 0 : 24), &mxcsr, 4);
+    if (!c->xsave)
+        return;
+    uint64_t header[8] = {below(8), 0};
+    if (below(3) == 0)
+        header[1] = 1ull << 63 | header[0] | below(8);
+    switch (below(12)) {
+    case 0: header[0] |= 8; break; /* not in XCR0 of the guest */
+    case 1: header[1] ^= 1ull << below(64); break;
+    case 2: header[2 + below(1)] = rnd(); break;
+    default: break;
+    }
+    memcpy(image + 512, header, sizeof header);
+}
+
+static void images_compare(struct fixture *f, const struct image_case *c)
+{
+    struct vcpu *v = f->b->v;
+    struct state s;
+    uint8_t bytes[15] = {0};
+    memcpy(bytes, c->bytes, sizeof c->bytes);
+    ZydisDecodedInstruction z;
+    ZydisDecodedOperand operands[ZYDIS_MAX_OPERAND_COUNT];
+    assert_true(ZYAN_SUCCESS(ZydisDecoderDecodeFull(&f->decoder, bytes, 15, &z, operands)));
+    state_random(&s);
+    if (c->load)
+        simplify_state(&s);
+    s.gpr[RAX] = below(8);
+    s.gpr[RDX] = 0;
+    unsigned offset = c->bytes[0] == 0x0f || c->bytes[0] == 0x48 ? 64 * below(100) : below(6000);
+    if (below(16) == 0)
+        offset += 8;
+    if (below(16) == 0)
+        offset = DATA_SIZE - 64; /* runs into the page that is not there */
+    s.gpr[RBX] = DATA_AT + offset;
+    for (unsigned i = 0; i < DATA_SIZE; i += 8) {
+        uint64_t value = rnd();
+        memcpy(f->host_data + i, &value, 8);
+    }
+    prepare_image(c, f->host_data + (offset < DATA_SIZE - 1024 ? offset : 0));
+    memcpy(guest_data(f), f->host_data, DATA_SIZE);
+    struct insn in[2];
+    assert_int_equal(decode_insn(v, CODE_64, bytes, 15, 0, &in[0]), DECODE_OK);
+    *f->native.state = s;
+    native_run(&f->native, bytes, z.length);
+    struct state guest = s;
+    state_to_guest(v, &s);
+    int vector = guest_run(f, bytes, in);
+    state_from_guest(v, &guest);
+    f->tried++;
+    f->faults += vector != NO_FAULT;
+    for (unsigned i = 0; i < 6 && offset < DATA_SIZE - 1024; i += 2) {
+        clear_field(guest_data(f) + offset, c->pointers[i], c->pointers[i + 1]);
+        clear_field(f->host_data + offset, c->pointers[i], c->pointers[i + 1]);
+    }
+    const char *difference = state_difference(&guest, f->native.state);
+    if (vector != vector_of_signal(f->native.state->fault, vector == VECTOR_PF))
+        difference = "fault";
+    else if (difference == NULL && vector == NO_FAULT && memcmp(guest_data(f), f->host_data, DATA_SIZE) != 0)
+        difference = "memory";
+    if (difference == NULL)
+        return;
+    report(f, difference, &z, bytes, &s, &guest, f->native.state);
+    if (f->failed > 5)
+        return;
+    for (unsigned i = 0, shown = 0; i < DATA_SIZE && shown < 8; i++)
+        if (guest_data(f)[i] != f->host_data[i])
+            shown += (unsigned)(fprintf(stderr, "    +%u guest %02x host %02x\n", i - offset, guest_data(f)[i],
+                                        f->host_data[i]) > 0);
+}
+
+static void test_images(struct fixture *f)
+{
+    for (unsigned round = 0; round < 200 * rounds_wanted(); round++)
+        for (unsigned i = 0; i < ARRAY_LEN(image_cases); i++)
+            images_compare(f, &image_cases[i]);
+    finish(f, 1000);
+}
+
+/* XSAVES and XRSTORS cannot be run by a user's program: there and back again. */
+static void test_supervisor_images(struct fixture *f)
+{
+    struct vcpu *v = f->b->v;
+    for (unsigned round = 0; round < 200; round++) {
+        struct state s, other, after;
+        struct insn in[2];
+        state_random(&s);
+        simplify_state(&s);
+        state_random(&other);
+        s.gpr[RAX] = other.gpr[RAX] = 7;
+        s.gpr[RDX] = other.gpr[RDX] = 0;
+        s.gpr[RBX] = other.gpr[RBX] = DATA_AT + 0xe00; /* over a page's end */
+        s.x87.fip = rnd();
+        s.x87.fdp = rnd();
+        s.x87.fop = (uint16_t)below(0x800);
+        if (s.x87.fcw == X87_FCW_INIT && s.x87.ftw == 0)
+            s.x87.fip = s.x87.fdp = s.x87.fop = 0;
+        state_to_guest(v, &s);
+        decode_insn(v, CODE_64, (const uint8_t[15]){0x48, 0x0f, 0xc7, 0x2b}, 15, 0, in); /* xsaves64 [rbx] */
+        assert_int_equal(guest_run(f, NULL, in), NO_FAULT);
+        assert_int_equal(get64(f->b, DATA_AT + 0xe00 + 520), 1ull << 63 | 7);
+        memset(&other.x87, 0, sizeof other.x87);
+        other.x87.fcw = X87_FCW_ONE;
+        other.x87.mxcsr = MXCSR_HOST;
+        state_to_guest(v, &other);
+        decode_insn(v, CODE_64, (const uint8_t[15]){0x48, 0x0f, 0xc7, 0x1b}, 15, 0, in); /* xrstors64 [rbx] */
+        assert_int_equal(guest_run(f, NULL, in), NO_FAULT);
+        state_from_guest(v, &after);
+        memcpy(after.gpr, s.gpr, sizeof s.gpr);
+        after.flags = s.flags;
+        assert_null(state_difference(&after, &s));
+        assert_int_equal(after.x87.fip, s.x87.fip);
+        assert_int_equal(after.x87.fdp, s.x87.fdp);
+        assert_int_equal(after.x87.fop, s.x87.fop);
+    }
+    v->cpl = 3;
+    struct insn in[2];
+    decode_insn(v, CODE_64, (const uint8_t[15]){0x48, 0x0f, 0xc7, 0x1b}, 15, 0, in);
+    assert_int_equal(guest_run(f, NULL, in), VECTOR_GP);
+}
+
+static void test_xinuse(struct fixture *f)
+{
+    struct vcpu *v = f->b->v;
+    fpu_reset(v, false);
+    assert_int_equal(fpu_xinuse(v), 1); /* RESET is not what FNINIT leaves */
+    fpu_x87_init(v);
+    assert_int_equal(fpu_xinuse(v), 0);
+    v->fpu.mxcsr = 0x1fa0;
+    assert_int_equal(fpu_xinuse(v), 0);
+    v->regs[RAX] = 7;
+    v->regs[RDX] = 0;
+    v->regs[RBX] = DATA_AT;
+    struct insn in[2];
+    decode_insn(v, CODE_64, (const uint8_t[15]){0x0f, 0xc7, 0x23}, 15, 0, in); /* xsavec [rbx] */
+    memset(f->b->ram + DATA_AT, 0x55, 1024);
+    assert_int_equal(guest_run(f, NULL, in), NO_FAULT);
+    assert_int_equal(get64(f->b, DATA_AT + 512), 2); /* MXCSR is part of SSE here */
+    assert_int_equal(get32(f->b, DATA_AT + 24), 0x1fa0);
+    assert_int_equal(get32(f->b, DATA_AT + 160), 0);
+    assert_int_equal(get32(f->b, DATA_AT + 0), 0x55555555);
+    assert_int_equal(get32(f->b, DATA_AT + 576), 0x55555555);
+    v->fpu.ymm[15][31] = 1;
+    assert_int_equal(fpu_xinuse(v), 4);
+    v->fpu.ymm[3][0] = 1;
+    assert_int_equal(fpu_xinuse(v), 6);
+}
+
+/* The four environment formats, by the manual's figures 8-9 to 8-12. */
+static void test_environment_formats(struct fixture *f)
+{
+    struct vcpu *v = f->b->v;
+    struct x87_image *x87 = fpu_x87(&v->fpu);
+    /* 16 and 32 bits protected, 16 and 32 bits real */
+    static const uint16_t expected[4][14] = {
+        {0x037f, 0x0000, 0xffff, 0x5678, 0x0010, 0xcdef, 0x0018},
+        {0x037f, 0xffff, 0x0000, 0xffff, 0xffff, 0xffff, 0x5678, 0x0234, 0x0010, 0x0123, 0xcdef, 0x0009, 0x0018,
+         0xffff},
+        {0x037f, 0x0000, 0xffff, 0x5778, 0x4123, 0xcf6f, 0x9000},
+        {0x037f, 0xffff, 0x0000, 0xffff, 0xffff, 0xffff, 0x5778, 0xffff, 0x4123, 0x0023, 0xcf6f, 0xffff, 0x9000,
+         0x0000},
+    };
+    for (unsigned format = 0; format < 4; format++) {
+        bench_protected(f->b, 0);
+        fpu_x87_init(v);
+        x87->fip = 0x02345678;
+        x87->fdp = 0x0009cdef;
+        x87->fop = 0x123;
+        v->fpu.x87_cs = 0x10;
+        v->fpu.x87_ds = 0x18;
+        if (format >= 2) {
+            v->cr0 &= ~CR0_PE;
+            vcpu_mode_changed(v);
+        }
+        v->regs[RBX] = 0x6000;
+        memset(f->b->ram + 0x6000, 0, 64);
+        struct insn in[2];
+        uint8_t bytes[15] = {0xd9, 0x33};
+        if (format % 2 == 0)
+            memcpy(bytes, (const uint8_t[]){0x66, 0xd9, 0x33}, 3);
+        decode_insn(v, CODE_32, bytes, 15, 0, in);
+        assert_int_equal(guest_run(f, NULL, in), NO_FAULT);
+        for (unsigned i = 0; i < (format % 2 ? 14 : 7); i++)
+            if (get16(f->b, 0x6000 + 2 * i) != expected[format][i])
+                fail_msg("format %u word %u: %04x, should be %04x", format, i, get16(f->b, 0x6000 + 2 * i),
+                         expected[format][i]);
+    }
+}
+
+/* ---- conditions before the instruction ---- */
+
+static int run_bytes(struct fixture *f, const uint8_t *bytes, unsigned n)
+{
+    uint8_t padded[15] = {0};
+    struct insn in[2];
+    memcpy(padded, bytes, n);
+    assert_int_equal(decode_insn(f->b->v, f->b->v->code_mode, padded, 15, 0, in), DECODE_OK);
+    return guest_run(f, NULL, in);
+}
+#define RUN(...) run_bytes(f, (const uint8_t[]){__VA_ARGS__}, sizeof((const uint8_t[]){__VA_ARGS__}))
+#define ADDPS 0x0f, 0x58, 0xc1
+#define VADDPS 0xc5, 0xf0, 0x58, 0xc1
+#define PADDB 0x0f, 0xfc, 0xc1
+#define CVTPI2PS 0x0f, 0x2a, 0xc1
+#define FADD 0xd8, 0xc1
+#define FWAIT 0x9b
+
+static void test_availability(struct fixture *f)
+{
+    struct vcpu *v = f->b->v;
+    fpu_x87_init(v);
+    v->cr0 |= CR0_TS;
+    assert_int_equal(RUN(ADDPS), VECTOR_NM);
+    assert_int_equal(RUN(VADDPS), VECTOR_NM);
+    assert_int_equal(RUN(PADDB), VECTOR_NM);
+    assert_int_equal(RUN(FADD), VECTOR_NM);
+    assert_int_equal(RUN(FWAIT), VECTOR_NM);
+    v->cr0 &= ~CR0_MP;
+    assert_int_equal(RUN(FWAIT), NO_FAULT);
+    v->cr0 |= CR0_EM;
+    assert_int_equal(RUN(ADDPS), VECTOR_UD);
+    assert_int_equal(RUN(VADDPS), VECTOR_NM);
+    assert_int_equal(RUN(PADDB), VECTOR_UD);
+    assert_int_equal(RUN(FADD), VECTOR_NM);
+    v->cr0 &= ~(CR0_EM | CR0_TS);
+    v->cr4 &= ~CR4_OSFXSR;
+    assert_int_equal(RUN(ADDPS), VECTOR_UD);
+    assert_int_equal(RUN(PADDB), NO_FAULT);
+    assert_int_equal(RUN(CVTPI2PS), VECTOR_UD);
+    assert_int_equal(RUN(VADDPS), NO_FAULT);
+    v->cr4 |= CR4_OSFXSR;
+    v->xcr0 = XCR0_X87 | XCR0_SSE;
+    assert_int_equal(RUN(VADDPS), VECTOR_UD);
+    v->xcr0 |= XCR0_AVX;
+    v->cr4 &= ~CR4_OSXSAVE;
+    assert_int_equal(RUN(VADDPS), VECTOR_UD);
+    v->cr4 |= CR4_OSXSAVE;
+    v->fpu.mxcsr = 0; /* 0/0 unmasked */
+    memset(v->fpu.ymm, 0, sizeof v->fpu.ymm);
+    assert_int_equal(RUN(0x0f, 0x5e, 0xc1), VECTOR_XM);
+    assert_int_equal(v->fpu.mxcsr, 1);
+    v->cr4 &= ~CR4_OSXMMEXCPT;
+    assert_int_equal(RUN(0x0f, 0x5e, 0xc1), VECTOR_UD);
+}
+
+static bool ferr_ignne;
+static unsigned ferr_calls[2];
+
+static bool ferr(void *opaque, bool error)
+{
+    ferr_calls[error]++;
+    return ferr_ignne;
+}
+
+static void test_pending_error(struct fixture *f)
+{
+    struct vcpu *v = f->b->v;
+    struct x87_image *x87 = fpu_x87(&v->fpu);
+    fpu_x87_init(v);
+    x87->fcw &= (uint16_t)~1; /* #I unmasked */
+    v->platform.ferr = ferr;
+    v->regs[GPR_PAGE] = CODE_AT;
+    assert_int_equal(RUN(FADD), NO_FAULT); /* both empty: stack fault */
+    assert_true(x87->fsw & X87_FSW_ES);
+    assert_int_equal(x87->fip, CODE_AT);
+    assert_int_equal(x87->fop, 0x0c1);
+    assert_int_equal(RUN(0xdf, 0xe0), NO_FAULT); /* fnstsw ax does not wait */
+    assert_int_equal((uint16_t)v->regs[RAX], x87->fsw);
+    assert_int_equal(RUN(FADD), VECTOR_MF);
+    assert_int_equal(RUN(FWAIT), VECTOR_MF);
+    assert_int_equal(RUN(PADDB), VECTOR_MF);
+    v->cr0 &= ~CR0_NE;
+    v->rip = 0;
+    assert_int_equal(RUN(FADD), NO_FAULT);
+    assert_int_equal(ferr_calls[true], 1);
+    assert_int_equal(v->rip, CODE_AT); /* it waits */
+    ferr_ignne = true;
+    assert_int_equal(RUN(FWAIT), NO_FAULT);
+    assert_int_equal(ferr_calls[true], 2);
+    assert_int_equal(ferr_calls[false], 0);
+    assert_int_equal(RUN(0xdb, 0xe2), NO_FAULT); /* fnclex */
+    assert_int_equal(ferr_calls[false], 1);
+    assert_int_equal(RUN(FWAIT), NO_FAULT);
+    assert_int_equal(ferr_calls[true], 2);
+}
+
+/* A store whose exception is not masked stores nothing, also when it crosses a page and so goes through a copy. */
+static void test_unmasked_store(struct fixture *f)
+{
+    struct vcpu *v = f->b->v;
+    struct x87_image *x87 = fpu_x87(&v->fpu);
+    for (unsigned masked = 0; masked < 2; masked++) {
+        fpu_x87_init(v);
+        x87->ftw = 1;
+        x87->st[0] = (struct x87_register){.mantissa = ~0ull, .exponent = 0x7ffe};
+        x87->fcw = (uint16_t)(X87_FCW_INIT & ~(masked ? 0 : 8)); /* #O */
+        v->regs[RBX] = DATA_AT + PAGE_SIZE - 3;
+        put64(f->b, DATA_AT + PAGE_SIZE - 3, 0x1122334455667788);
+        assert_int_equal(RUN(0xdd, 0x1b), NO_FAULT); /* fstp qword [rbx] */
+        assert_int_equal(get64(f->b, DATA_AT + PAGE_SIZE - 3), masked ? 0x7ff0000000000000 : 0x1122334455667788);
+        assert_int_equal(x87->ftw, masked ? 0 : 1);
+    }
+}
+
+/* A gather that faults has done what it could, and goes on where it was. */
+static void test_gather_restart(struct fixture *f)
+{
+    struct vcpu *v = f->b->v;
+    uint32_t *dest = (uint32_t *)(void *)v->fpu.ymm[1], *index = (uint32_t *)(void *)v->fpu.ymm[2];
+    uint32_t *mask = (uint32_t *)(void *)v->fpu.ymm[3];
+    for (unsigned i = 0; i < 8; i++) {
+        dest[i] = 0xdead0000 + i;
+        index[i] = i * 0x100;
+        mask[i] = i == 1 ? 0x7fffffff : 0x80000000;
+        put32(f->b, DATA_AT + i * 0x400, 0xcafe0000 + i);
+    }
+    index[5] = DATA_SIZE / 4;
+    v->regs[RBX] = DATA_AT;
+    assert_int_equal(RUN(0xc4, 0xe2, 0x65, 0x90, 0x0c, 0x93), VECTOR_PF); /* vpgatherdd ymm1, [rbx + ymm2*4], ymm3 */
+    for (unsigned i = 0; i < 8; i++) {
+        assert_int_equal(dest[i], i == 1 || i >= 5 ? 0xdead0000 + i : 0xcafe0000 + i);
+        assert_int_equal(mask[i], i >= 5 ? 0xffffffff : 0);
+    }
+    index[5] = 5 * 0x100;
+    assert_int_equal(RUN(0xc4, 0xe2, 0x65, 0x90, 0x0c, 0x93), NO_FAULT);
+    for (unsigned i = 0; i < 8; i++) {
+        assert_int_equal(dest[i], i == 1 ? 0xdead0001 : 0xcafe0000 + i);
+        assert_int_equal(mask[i], 0);
+    }
+}
+
+/* Memory that is a device. */
+struct device {
+    uint8_t bytes[64];
+    unsigned reads, writes;
+};
+
+static uint64_t device_read(void *dev, uint64_t offset, unsigned size)
+{
+    struct device *d = dev;
+    uint64_t value = 0;
+    d->reads++;
+    memcpy(&value, d->bytes + (offset & 63), size);
+    return value;
+}
+
+static void device_write(void *dev, uint64_t offset, unsigned size, uint64_t value)
+{
+    struct device *d = dev;
+    d->writes++;
+    memcpy(d->bytes + (offset & 63), &value, size);
+}
+
+static void device_door(struct vcpu *v, struct exit *exit)
+{
+    if (exit->reason == EXIT_MMIO_READ)
+        exit->value = memory_mmio_read(v->memory, exit->address, exit->size);
+    else if (exit->reason == EXIT_MMIO_WRITE)
+        memory_mmio_write(v->memory, exit->address, exit->size, exit->value);
+}
+
+static void test_device_memory(struct fixture *f)
+{
+    static const struct io_ops ops = {device_read, device_write, "test"};
+    struct vcpu *v = f->b->v;
+    struct device d = {.reads = 0};
+    memset(d.bytes, 0x11, sizeof d.bytes);
+    v->exit = device_door;
+    assert_true(memory_map_mmio(f->b->memory, 0xa0000, PAGE_SIZE, &ops, &d, NULL));
+    v->regs[RBX] = 0xa0000;
+    memset(v->fpu.ymm[0], 0x22, 32);
+    memset(v->fpu.ymm[1], 0, 32);
+    assert_int_equal(RUN(0x0f, 0x29, 0x03), NO_FAULT);                   /* movaps [rbx], xmm0 */
+    assert_int_equal(RUN(0xc5, 0xfc, 0x10, 0x0b), NO_FAULT);             /* vmovups ymm1, [rbx] */
+    assert_int_equal(d.writes, 2);
+    assert_int_equal(d.reads, 4);
+    assert_memory_equal(v->fpu.ymm[1], d.bytes, 32);
+    assert_int_equal(d.bytes[15], 0x22);
+    assert_int_equal(d.bytes[16], 0x11);
+    v->regs[RBX] = 0xa0008;
+    assert_int_equal(RUN(0x0f, 0x29, 0x03), VECTOR_GP);
+    v->fpu.mxcsr |= MXCSR_MM; /* MOVAPS is aligned all the same, PADDB is not */
+    assert_int_equal(RUN(0x0f, 0x29, 0x03), VECTOR_GP);
+    if (f->b->model.word[CPUID_8000_0001_ECX] & 1u << 7)
+        assert_int_equal(RUN(0x66, 0x0f, 0xfc, 0x03), NO_FAULT);
+}
+
+/* Filling the stub memory, emptying it, going on. */
+static void test_full(struct fixture *f)
+{
+    struct vcpu *v = f->b->v;
+    struct host_exec *he = v->host_exec;
+    unsigned made = 0;
+    for (unsigned n = 0; n < 1u << 20 && !host_exec_full(he); n++) {
+        uint8_t bytes[15] = {0x66, 0x0f, 0x70, (uint8_t)(0xc0 | (n & 63)), (uint8_t)(n >> 6)}; /* pshufd */
+        if (n >> 14)
+            memcpy(bytes, (const uint8_t[]){0x66, 0x0f, 0x3a, 0x0f, (uint8_t)(0xc0 | (n & 63)), (uint8_t)(n >> 6)}, 6);
+        struct insn in;
+        if (n >> 15) { /* cmpps, vcmpps: more to make */
+            memcpy(bytes, (const uint8_t[]){0xc4, 0xe1, (uint8_t)(0x70 ^ (n >> 14 & 15) << 3), 0xc2,
+                                            (uint8_t)(0xc0 | (n & 63)), (uint8_t)(n >> 6 & 31)}, 6);
+        }
+        decode_insn(v, CODE_64, bytes, 15, 0, &in);
+        made++;
+    }
+    assert_true(host_exec_full(he) || made == 1u << 20);
+    host_exec_reset(he);
+    assert_false(host_exec_full(he));
+    memset(v->fpu.ymm[0], 1, 32);
+    memset(v->fpu.ymm[1], 2, 32);
+    assert_int_equal(RUN(0x66, 0x0f, 0xfc, 0xc1), NO_FAULT);
+    assert_int_equal(v->fpu.ymm[0][15], 3);
 }
 
 /* ---- setup ---- */
@@ -621,18 +1166,23 @@ static int teardown(void **state)
     return 0;
 }
 
-#define TESTS(X) X(legacy) X(vex) X(x87) X(x87_sequence)
+#define TESTS(X)                                                                                                       \
+    X(legacy) X(vex) X(x87) X(x87_sequence) X(legacy_32) X(vex_32) X(images) X(supervisor_images) X(xinuse)            \
+    X(environment_formats) X(availability) X(pending_error) X(unmasked_store) X(gather_restart) X(device_memory)       \
+    X(full)
 
 #define X(name)                                                                                                        \
     static void run_##name(void **state)                                                                               \
     {                                                                                                                  \
-        with_handlers(state, test_##name);                                                                                  \
+        with_handlers(state, test_##name);                                                                             \
     }
 TESTS(X)
 #undef X
 
 int main(void)
 {
+    if (!__builtin_cpu_supports("avx2"))
+        return 77; /* the trampoline needs it: skipped */
     host_exec_destroy(host_exec_create(NULL)); /* installs the handlers */
     for (unsigned i = 0; i < ARRAY_LEN(fault_signals); i++)
         sigaction(fault_signals[i], NULL, &fault_actions[i]);
