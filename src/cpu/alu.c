@@ -26,7 +26,7 @@
         if (store)                                                                                                     \
             REG_SET(v, in->op_reg[0], T, a);                                                                           \
         v->status = (uint16_t)st;                                                                                      \
-        return in + 1;                                                                                                 \
+        NEXT(v, in);                                                                                                 \
     }                                                                                                                  \
     static const struct insn *fn##bits##_ri(struct vcpu *v, const struct insn *in)                                     \
     {                                                                                                                  \
@@ -36,7 +36,7 @@
         if (store)                                                                                                     \
             REG_SET(v, in->op_reg[0], T, a);                                                                           \
         v->status = (uint16_t)st;                                                                                      \
-        return in + 1;                                                                                                 \
+        NEXT(v, in);                                                                                                 \
     }                                                                                                                  \
     static const struct insn *fn##bits##_rm(struct vcpu *v, const struct insn *in)                                     \
     {                                                                                                                  \
@@ -46,7 +46,7 @@
         if (store)                                                                                                     \
             REG_SET(v, in->op_reg[0], T, a);                                                                           \
         v->status = (uint16_t)st;                                                                                      \
-        return in + 1;                                                                                                 \
+        NEXT(v, in);                                                                                                 \
     }
 
 #define ALU_MEM_FORM(bits, T, fn, form, carry, lock, name, source)                                                     \
@@ -58,7 +58,7 @@
         ALU_COMPUTE_MEM(carry, lock, name, p, b, st);                                                                  \
         v->status = (uint16_t)st;                                                                                      \
         rmw_end(v);                                                                                                    \
-        return in + 1;                                                                                                 \
+        NEXT(v, in);                                                                                                 \
     }
 #define ALU_STORE_FORMS(bits, T, fn, carry, name, ...)                                                                 \
     ALU_MEM_FORM(bits, T, fn, mr, carry, "", name, REG(v, in->op_reg[1], T))                                           \
@@ -73,7 +73,7 @@
         uint32_t st;                                                                                                   \
         ALU_COMPUTE("", name, a, b, st);                                                                               \
         v->status = (uint16_t)st;                                                                                      \
-        return in + 1;                                                                                                 \
+        NEXT(v, in);                                                                                                 \
     }
 #define ALU_COMPARE_FORMS(bits, T, fn, name, ...)                                                                      \
     ALU_READ_FORM(bits, T, fn, mr, name, REG(v, in->op_reg[1], T))                                                     \
@@ -132,7 +132,7 @@ DEFINE_COMPARE(alu_test, "test")
                 : "cc");                                                                                               \
         REG_SET(v, in->op_reg[0], T, a);                                                                               \
         v->status = (uint16_t)st;                                                                                      \
-        return in + 1;                                                                                                 \
+        NEXT(v, in);                                                                                                 \
     }                                                                                                                  \
     UNARY_MEM(bits, T, fn, m, "", name)                                                                                \
     UNARY_MEM(bits, T, fn, lm, "lock ", name)
@@ -151,7 +151,7 @@ DEFINE_COMPARE(alu_test, "test")
                 : "cc", "memory");                                                                                     \
         v->status = (uint16_t)st;                                                                                      \
         rmw_end(v);                                                                                                    \
-        return in + 1;                                                                                                 \
+        NEXT(v, in);                                                                                                 \
     }
 #define DEFINE_UNARY(fn, name)                                                                                         \
     FOR_ALL_SIZES(UNARY_FORMS, fn, name, )                                                                             \
@@ -171,7 +171,7 @@ DEFINE_UNARY(alu_neg, "neg")
     static const struct insn *not##bits##_r(struct vcpu *v, const struct insn *in)                                     \
     {                                                                                                                  \
         REG_SET(v, in->op_reg[0], T, ~REG(v, in->op_reg[0], T));                                                       \
-        return in + 1;                                                                                                 \
+        NEXT(v, in);                                                                                                 \
     }                                                                                                                  \
     static const struct insn *not##bits##_m(struct vcpu *v, const struct insn *in)                                     \
     {                                                                                                                  \
@@ -181,7 +181,7 @@ DEFINE_UNARY(alu_neg, "neg")
         else                                                                                                           \
             *p = (T)~*p;                                                                                               \
         rmw_end(v);                                                                                                    \
-        return in + 1;                                                                                                 \
+        NEXT(v, in);                                                                                                 \
     }
 FOR_ALL_SIZES(NOT_FORMS, )
 

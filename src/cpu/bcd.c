@@ -14,7 +14,7 @@ pick_fn pick_lahf, pick_sahf, pick_clc, pick_stc, pick_cmc, pick_cld, pick_std, 
     static const struct insn *run_##fn(struct vcpu *v, const struct insn *in)                                          \
     {                                                                                                                  \
         body;                                                                                                          \
-        return in + 1;                                                                                                 \
+        NEXT(v, in);                                                                                                 \
     }                                                                                                                  \
     insn_fn *pick_##fn(const struct pick *p)                                                                           \
     {                                                                                                                  \

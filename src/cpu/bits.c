@@ -31,7 +31,7 @@ static inline void set_carry(struct vcpu *v, bool carry)
         set_carry(v, value & mask);                                                                                    \
         if (writes)                                                                                                    \
             REG_SET(v, in->op_reg[0], T, (next));                                                                      \
-        return in + 1;                                                                                                 \
+        NEXT(v, in);                                                                                                 \
     }                                                                                                                  \
     static const struct insn *fn##bits##_m(struct vcpu *v, const struct insn *in)                                      \
     {                                                                                                                  \
@@ -41,7 +41,7 @@ static inline void set_carry(struct vcpu *v, bool carry)
         T mask = (T)((T)1 << ((uint64_t)bit & (bits - 1)));                                                            \
         if (!(writes)) {                                                                                               \
             set_carry(v, MEM_READ(v, gva, T) & mask);                                                                  \
-            return in + 1;                                                                                             \
+            NEXT(v, in);                                                                                             \
         }                                                                                                              \
         T *p = rmw_begin(v, gva, sizeof(T));                                                                           \
         T value;                                                                                                       \
@@ -55,7 +55,7 @@ static inline void set_carry(struct vcpu *v, bool carry)
         }                                                                                                              \
         rmw_end(v);                                                                                                    \
         set_carry(v, value & mask);                                                                                    \
-        return in + 1;                                                                                                 \
+        NEXT(v, in);                                                                                                 \
     }
 #define DEFINE_BIT(fn, writes, next)                                                                                   \
     FOR_WORD_SIZES(BIT_FORMS, fn, writes, next)                                                                        \
@@ -83,13 +83,13 @@ DEFINE_BIT(btc, true, value ^ mask)
     {                                                                                                                  \
         T b = REG(v, in->op_reg[1], T);                                                                                \
         SCAN_COMPUTE(name " %[b], %" MODIFIER_##bits "[d]", T)                                                         \
-        return in + 1;                                                                                                 \
+        NEXT(v, in);                                                                                                 \
     }                                                                                                                  \
     static const struct insn *fn##bits##_rm(struct vcpu *v, const struct insn *in)                                     \
     {                                                                                                                  \
         T b = MEM_READ(v, ea_linear(v, in, sizeof(T), false), T);                                                      \
         SCAN_COMPUTE(name " %[b], %" MODIFIER_##bits "[d]", T)                                                         \
-        return in + 1;                                                                                                 \
+        NEXT(v, in);                                                                                                 \
     }
 #define MODIFIER_16 "w"
 #define MODIFIER_32 "k"
@@ -142,7 +142,7 @@ static uint64_t operand_at(struct vcpu *v, const struct insn *in, unsigned n)
         __asm__(GIVE_FLAGS text "\n\t" TAKE_FLAGS : [d] "=&r"(d), "+&a"(st) : [a] "r"(a), [b] "r"(b) : "cc");          \
         REG_SET(v, in->op_reg[0], T, d);                                                                               \
         v->status = (uint16_t)st;                                                                                      \
-        return in + 1;                                                                                                 \
+        NEXT(v, in);                                                                                                 \
     }
 #define DEFINE_THREE(fn, text)                                                                                         \
     THREE_FORM(32, uint32_t, fn, text)                                                                                 \
@@ -167,7 +167,7 @@ static const struct insn *rorx(struct vcpu *v, const struct insn *in)
     if (n != 0)
         a = in->opsize == 8 ? a >> n | a << (64 - n) : (uint32_t)a >> n | (uint32_t)a << (32 - n);
     reg_write(v, in->op_reg[0], in->opsize, a);
-    return in + 1;
+    NEXT(v, in);
 }
 
 insn_fn *pick_rorx(const struct pick *p)
@@ -185,7 +185,7 @@ insn_fn *pick_rorx(const struct pick *p)
         D d = REG(v, in->op_reg[0], D);                                                                                \
         __asm__("crc32" suffix " %[b], %[d]" : [d] "+r"(d) : [b] "q"(b));                                              \
         REG_SET(v, in->op_reg[0], uint32_t, d);                                                                        \
-        return in + 1;                                                                                                 \
+        NEXT(v, in);                                                                                                 \
     }
 CRC_FORM(8, uint8_t, uint32_t, "b")
 CRC_FORM(16, uint16_t, uint32_t, "w")
@@ -213,7 +213,7 @@ insn_fn *pick_crc32(const struct pick *p)
         REG_SET(v, in->op_reg[1], T, b);                                                                               \
         REG_SET(v, in->op_reg[0], T, a);                                                                               \
         v->status = (uint16_t)st;                                                                                      \
-        return in + 1;                                                                                                 \
+        NEXT(v, in);                                                                                                 \
     }                                                                                                                  \
     static const struct insn *xadd##bits##_m(struct vcpu *v, const struct insn *in)                                    \
     {                                                                                                                  \
@@ -224,7 +224,7 @@ insn_fn *pick_crc32(const struct pick *p)
         REG_SET(v, in->op_reg[1], T, b);                                                                               \
         v->status = (uint16_t)st;                                                                                      \
         rmw_end(v);                                                                                                    \
-        return in + 1;                                                                                                 \
+        NEXT(v, in);                                                                                                 \
     }                                                                                                                  \
     static const struct insn *cmpxchg##bits##_r(struct vcpu *v, const struct insn *in)                                 \
     {                                                                                                                  \
@@ -236,7 +236,7 @@ insn_fn *pick_crc32(const struct pick *p)
         else                                                                                                           \
             REG_SET(v, RAX * 8, T, old);                                                                               \
         v->status = (uint16_t)st;                                                                                      \
-        return in + 1;                                                                                                 \
+        NEXT(v, in);                                                                                                 \
     }                                                                                                                  \
     static const struct insn *cmpxchg##bits##_m(struct vcpu *v, const struct insn *in)                                 \
     {                                                                                                                  \
@@ -250,7 +250,7 @@ insn_fn *pick_crc32(const struct pick *p)
             REG_SET(v, RAX * 8, T, old);                                                                               \
         v->status = (uint16_t)st;                                                                                      \
         rmw_end(v);                                                                                                    \
-        return in + 1;                                                                                                 \
+        NEXT(v, in);                                                                                                 \
     }
 FOR_ALL_SIZES(EXCHANGE_FORMS, )
 
@@ -281,7 +281,7 @@ static const struct insn *cmpxchg8b(struct vcpu *v, const struct insn *in)
     }
     set_zero(v, same);
     rmw_end(v);
-    return in + 1;
+    NEXT(v, in);
 }
 
 static const struct insn *cmpxchg16b(struct vcpu *v, const struct insn *in)
@@ -302,7 +302,7 @@ static const struct insn *cmpxchg16b(struct vcpu *v, const struct insn *in)
     }
     set_zero(v, same);
     rmw_end(v);
-    return in + 1;
+    NEXT(v, in);
 }
 
 insn_fn *pick_cmpxchg8b(const struct pick *p)

@@ -30,7 +30,7 @@ const struct insn *run_slow_continue(struct vcpu *v, const struct insn *in)
     if (v->next_rip != sequential || v->code_mode != in->mode || v->shadow != 0 || v->stepping || must_leave(v))
         return NULL;
     v->run_start = in + 1;
-    return in + 1;
+    NEXT(v, in);
 }
 
 void branch_check(struct vcpu *v, const struct insn *in, uint64_t rip)
@@ -90,7 +90,7 @@ static inline const struct insn *take(struct vcpu *v, const struct insn *in)
     {                                                                                                                  \
         T value = REG(v, COND_##cc((uint32_t)v->status) ? in->op_reg[1] : in->op_reg[0], T);                           \
         REG_SET(v, in->op_reg[0], T, value);                                                                           \
-        return in + 1;                                                                                                 \
+        NEXT(v, in);                                                                                                 \
     }                                                                                                                  \
     static const struct insn *cmov##bits##_rm_##cc(struct vcpu *v, const struct insn *in)                              \
     {                                                                                                                  \
@@ -98,22 +98,22 @@ static inline const struct insn *take(struct vcpu *v, const struct insn *in)
         if (!COND_##cc((uint32_t)v->status))                                                                           \
             value = REG(v, in->op_reg[0], T);                                                                          \
         REG_SET(v, in->op_reg[0], T, value);                                                                           \
-        return in + 1;                                                                                                 \
+        NEXT(v, in);                                                                                                 \
     }
 #define CONDITION_FUNCTIONS(cc)                                                                                        \
     static const struct insn *jcc_##cc(struct vcpu *v, const struct insn *in)                                          \
     {                                                                                                                  \
-        return COND_##cc((uint32_t)v->status) ? take(v, in) : in + 1;                                                  \
+        return COND_##cc((uint32_t)v->status) ? take(v, in) : next_insn(v, in);                                                  \
     }                                                                                                                  \
     static const struct insn *setcc_r_##cc(struct vcpu *v, const struct insn *in)                                      \
     {                                                                                                                  \
         REG(v, in->op_reg[0], uint8_t) = COND_##cc((uint32_t)v->status) ? 1 : 0;                                       \
-        return in + 1;                                                                                                 \
+        NEXT(v, in);                                                                                                 \
     }                                                                                                                  \
     static const struct insn *setcc_m_##cc(struct vcpu *v, const struct insn *in)                                      \
     {                                                                                                                  \
         mem_write8(v, ea_linear(v, in, 1, true), COND_##cc((uint32_t)v->status) ? 1 : 0);                              \
-        return in + 1;                                                                                                 \
+        NEXT(v, in);                                                                                                 \
     }                                                                                                                  \
     FOR_WORD_SIZES(CMOV_FORM, cc)
 FOR_ALL_CONDITIONS(CONDITION_FUNCTIONS)
@@ -239,7 +239,7 @@ static inline uint64_t count_register(const struct vcpu *v, const struct insn *i
         if (taken && in->target == NULL)                                                                               \
             branch_check(v, in, branch_target(v, in));                                                                 \
         reg_write(v, RCX * 8, in->addrsize, count);                                                                    \
-        return taken ? take(v, in) : in + 1;                                                                           \
+        return taken ? take(v, in) : next_insn(v, in);                                                                           \
     }
 LOOP_FUNCTION(loop_plain, true)
 LOOP_FUNCTION(loop_equal, v->status &STATUS_ZF)
@@ -256,7 +256,7 @@ insn_fn *pick_loop(const struct pick *p)
 
 static const struct insn *jcxz(struct vcpu *v, const struct insn *in)
 {
-    return count_register(v, in) == 0 ? take(v, in) : in + 1;
+    return count_register(v, in) == 0 ? take(v, in) : next_insn(v, in);
 }
 
 insn_fn *pick_jcxz(const struct pick *p)
@@ -270,7 +270,7 @@ insn_fn *pick_jcxz(const struct pick *p)
 static const struct insn *nop(struct vcpu *v, const struct insn *in)
 {
     (void)v;
-    return in + 1;
+    NEXT(v, in);
 }
 
 /* Everything the interpreter does is in order already; other host threads are ordered by a real fence. */
@@ -278,7 +278,7 @@ static const struct insn *fence(struct vcpu *v, const struct insn *in)
 {
     (void)v;
     __atomic_thread_fence(__ATOMIC_SEQ_CST);
-    return in + 1;
+    NEXT(v, in);
 }
 
 insn_fn *pick_nop(const struct pick *p)
@@ -303,7 +303,7 @@ static const struct insn *pause(struct vcpu *v, const struct insn *in)
 {
     (void)v;
     __builtin_ia32_pause();
-    return in + 1;
+    NEXT(v, in);
 }
 
 insn_fn *pick_pause(const struct pick *p)

@@ -10,28 +10,28 @@ pick_fn pick_mov, pick_movzx, pick_movsx, pick_movsxd, pick_lea, pick_xchg, pick
     static const struct insn *mov##bits##_rr(struct vcpu *v, const struct insn *in)                                    \
     {                                                                                                                  \
         REG_SET(v, in->op_reg[0], T, REG(v, in->op_reg[1], T));                                                        \
-        return in + 1;                                                                                                 \
+        NEXT(v, in);                                                                                                 \
     }                                                                                                                  \
     static const struct insn *mov##bits##_ri(struct vcpu *v, const struct insn *in)                                    \
     {                                                                                                                  \
         REG_SET(v, in->op_reg[0], T, in->imm);                                                                         \
-        return in + 1;                                                                                                 \
+        NEXT(v, in);                                                                                                 \
     }                                                                                                                  \
     static const struct insn *mov##bits##_rm(struct vcpu *v, const struct insn *in)                                    \
     {                                                                                                                  \
         T value = MEM_READ(v, ea_linear(v, in, sizeof(T), false), T);                                                  \
         REG_SET(v, in->op_reg[0], T, value);                                                                           \
-        return in + 1;                                                                                                 \
+        NEXT(v, in);                                                                                                 \
     }                                                                                                                  \
     static const struct insn *mov##bits##_mr(struct vcpu *v, const struct insn *in)                                    \
     {                                                                                                                  \
         MEM_WRITE(v, ea_linear(v, in, sizeof(T), true), T, REG(v, in->op_reg[1], T));                                  \
-        return in + 1;                                                                                                 \
+        NEXT(v, in);                                                                                                 \
     }                                                                                                                  \
     static const struct insn *mov##bits##_mi(struct vcpu *v, const struct insn *in)                                    \
     {                                                                                                                  \
         MEM_WRITE(v, ea_linear(v, in, sizeof(T), true), T, (T)in->imm);                                                \
-        return in + 1;                                                                                                 \
+        NEXT(v, in);                                                                                                 \
     }
 FOR_ALL_SIZES(MOV_FORMS, )
 
@@ -43,7 +43,7 @@ static const struct insn *mov_from_seg(struct vcpu *v, const struct insn *in)
         mem_write16(v, ea_linear(v, in, 2, true), selector);
     else
         reg_write(v, in->op_reg[0], in->opsize, selector);
-    return in + 1;
+    NEXT(v, in);
 }
 
 static insn_fn *pick_op(const struct pick *p, insn_op *op, insn_fn *runner)
@@ -75,13 +75,13 @@ insn_fn *pick_mov(const struct pick *p)
     static const struct insn *fn##bits##_r##from(struct vcpu *v, const struct insn *in)                                \
     {                                                                                                                  \
         REG_SET(v, in->op_reg[0], T, (T)REG(v, in->op_reg[1], F));                                                     \
-        return in + 1;                                                                                                 \
+        NEXT(v, in);                                                                                                 \
     }                                                                                                                  \
     static const struct insn *fn##bits##_m##from(struct vcpu *v, const struct insn *in)                                \
     {                                                                                                                  \
         T value = (T)(F)MEM_READ(v, ea_linear(v, in, sizeof(F), false), F);                                            \
         REG_SET(v, in->op_reg[0], T, value);                                                                           \
-        return in + 1;                                                                                                 \
+        NEXT(v, in);                                                                                                 \
     }
 FOR_WORD_SIZES(EXTEND, movzx, 8, uint8_t)
 FOR_WORD_SIZES(EXTEND, movzx, 16, uint16_t)
@@ -114,7 +114,7 @@ insn_fn *pick_movsxd(const struct pick *p)
     static const struct insn *lea##bits##_rm(struct vcpu *v, const struct insn *in)                                    \
     {                                                                                                                  \
         REG_SET(v, in->op_reg[0], T, ea_offset(v, in));                                                                \
-        return in + 1;                                                                                                 \
+        NEXT(v, in);                                                                                                 \
     }
 FOR_WORD_SIZES(LEA_FORM, )
 
@@ -131,7 +131,7 @@ insn_fn *pick_lea(const struct pick *p)
         T a = REG(v, in->op_reg[0], T), b = REG(v, in->op_reg[1], T);                                                  \
         REG_SET(v, in->op_reg[0], T, b);                                                                               \
         REG_SET(v, in->op_reg[1], T, a);                                                                               \
-        return in + 1;                                                                                                 \
+        NEXT(v, in);                                                                                                 \
     }                                                                                                                  \
     static const struct insn *xchg##bits##_mr(struct vcpu *v, const struct insn *in)                                   \
     {                                                                                                                  \
@@ -139,7 +139,7 @@ insn_fn *pick_lea(const struct pick *p)
         T old = __atomic_exchange_n(p, REG(v, in->op_reg[1], T), __ATOMIC_SEQ_CST);                                    \
         REG_SET(v, in->op_reg[1], T, old);                                                                             \
         rmw_end(v);                                                                                                    \
-        return in + 1;                                                                                                 \
+        NEXT(v, in);                                                                                                 \
     }
 FOR_ALL_SIZES(XCHG_FORMS, )
 
@@ -163,12 +163,12 @@ insn_fn *pick_xchg(const struct pick *p)
     {                                                                                                                  \
         T value = MEM_READ(v, ea_linear(v, in, sizeof(T), false), T);                                                  \
         REG_SET(v, in->op_reg[0], T, SWAP##bits(value));                                                               \
-        return in + 1;                                                                                                 \
+        NEXT(v, in);                                                                                                 \
     }                                                                                                                  \
     static const struct insn *movbe##bits##_mr(struct vcpu *v, const struct insn *in)                                  \
     {                                                                                                                  \
         MEM_WRITE(v, ea_linear(v, in, sizeof(T), true), T, SWAP##bits(REG(v, in->op_reg[1], T)));                      \
-        return in + 1;                                                                                                 \
+        NEXT(v, in);                                                                                                 \
     }
 FOR_WORD_SIZES(MOVBE_FORMS, )
 
@@ -181,14 +181,14 @@ insn_fn *pick_movbe(const struct pick *p)
 static const struct insn *bswap16_r(struct vcpu *v, const struct insn *in)
 {
     REG(v, in->op_reg[0], uint16_t) = 0;
-    return in + 1;
+    NEXT(v, in);
 }
 
 #define BSWAP_FORM(bits, T)                                                                                            \
     static const struct insn *bswap##bits##_r(struct vcpu *v, const struct insn *in)                                   \
     {                                                                                                                  \
         REG_SET(v, in->op_reg[0], T, SWAP##bits(REG(v, in->op_reg[0], T)));                                            \
-        return in + 1;                                                                                                 \
+        NEXT(v, in);                                                                                                 \
     }
 BSWAP_FORM(32, uint32_t)
 BSWAP_FORM(64, uint64_t)
@@ -203,19 +203,19 @@ insn_fn *pick_bswap(const struct pick *p)
 static const struct insn *push_reg(struct vcpu *v, const struct insn *in)
 {
     push_value(v, in, in->opsize, reg_read(v, in->op_reg[0], in->opsize));
-    return in + 1;
+    NEXT(v, in);
 }
 
 static const struct insn *push_imm(struct vcpu *v, const struct insn *in)
 {
     push_value(v, in, in->opsize, in->imm);
-    return in + 1;
+    NEXT(v, in);
 }
 
 static const struct insn *push_seg(struct vcpu *v, const struct insn *in)
 {
     push_value(v, in, in->opsize, v->seg[in->op_reg[0]].selector);
-    return in + 1;
+    NEXT(v, in);
 }
 
 static uint64_t mem_read_sized(struct vcpu *v, gva_t gva, unsigned size)
@@ -236,7 +236,7 @@ static void mem_write_sized(struct vcpu *v, gva_t gva, unsigned size, uint64_t v
 static const struct insn *push_mem(struct vcpu *v, const struct insn *in)
 {
     push_value(v, in, in->opsize, mem_read_sized(v, ea_linear(v, in, in->opsize, false), in->opsize));
-    return in + 1;
+    NEXT(v, in);
 }
 
 insn_fn *pick_push(const struct pick *p)
@@ -254,7 +254,7 @@ static const struct insn *pop_reg(struct vcpu *v, const struct insn *in)
     uint64_t value = top_value(v, in, in->opsize);
     drop_values(v, in, in->opsize);
     reg_write(v, in->op_reg[0], in->opsize, value);
-    return in + 1;
+    NEXT(v, in);
 }
 
 /* POP m: the address is computed with RSP already moved; RSP is put back if the store faults. */
@@ -269,7 +269,7 @@ static const struct insn *pop_mem(struct vcpu *v, const struct insn *in)
     mem_write_sized(v, ea_linear(v, in, in->opsize, true), in->opsize, value);
     v->rsp_restore_armed = false;
     v->regs[RSP] = moved;
-    return in + 1;
+    NEXT(v, in);
 }
 
 insn_fn *pick_pop(const struct pick *p)
@@ -295,7 +295,7 @@ static const struct insn *pusha(struct vcpu *v, const struct insn *in)
     for (unsigned i = 0; i < 8; i++)
         access_write(v, slot[i], size, i == RSP ? rsp : v->regs[i], ACCESS_STACK | access_current(v));
     stack_pointer_set(v, sp - 8 * size);
-    return in + 1;
+    NEXT(v, in);
 }
 
 static const struct insn *popa(struct vcpu *v, const struct insn *in)
@@ -308,7 +308,7 @@ static const struct insn *popa(struct vcpu *v, const struct insn *in)
     for (unsigned i = 0; i < 8; i++)
         if (i != 3)
             reg_write(v, (7 - i) * 8, size, value[i]);
-    return in + 1;
+    NEXT(v, in);
 }
 
 insn_fn *pick_pusha(const struct pick *p)
@@ -361,7 +361,7 @@ static const struct insn *leave_slow(struct vcpu *v, const struct insn *in)
     uint64_t value = access_read(v, gva, in->opsize, ACCESS_STACK | access_current(v));
     stack_pointer_set(v, frame + in->opsize);
     reg_write(v, RBP * 8, in->opsize, value);
-    return in + 1;
+    NEXT(v, in);
 }
 
 static const struct insn *leave64(struct vcpu *v, const struct insn *in)
@@ -372,7 +372,7 @@ static const struct insn *leave64(struct vcpu *v, const struct insn *in)
         return leave_slow(v, in);
     v->regs[RBP] = *(const uint64_t *)(gva + (uint64_t)e->addend);
     v->regs[RSP] = gva + 8;
-    return in + 1;
+    NEXT(v, in);
 }
 
 insn_fn *pick_leave(const struct pick *p)
@@ -386,7 +386,7 @@ insn_fn *pick_leave(const struct pick *p)
     static const struct insn *run_##fn(struct vcpu *v, const struct insn *in)                                          \
     {                                                                                                                  \
         statement;                                                                                                     \
-        return in + 1;                                                                                                 \
+        NEXT(v, in);                                                                                                 \
     }                                                                                                                  \
     insn_fn *pick_##fn(const struct pick *p)                                                                           \
     {                                                                                                                  \
@@ -413,7 +413,7 @@ static const struct insn *xlat(struct vcpu *v, const struct insn *in)
     offset = in->addrsize == 8 ? offset : in->addrsize == 4 ? (uint32_t)offset : (uint16_t)offset;
     uint8_t value = mem_read8(v, seg_linear(v, in->seg, offset, 1, false));
     REG(v, RAX * 8, uint8_t) = value;
-    return in + 1;
+    NEXT(v, in);
 }
 
 insn_fn *pick_xlat(const struct pick *p)
@@ -426,7 +426,7 @@ insn_fn *pick_xlat(const struct pick *p)
 static const struct insn *clflush(struct vcpu *v, const struct insn *in)
 {
     mem_read8(v, ea_linear(v, in, 1, false));
-    return in + 1;
+    NEXT(v, in);
 }
 
 insn_fn *pick_clflush(const struct pick *p)

@@ -30,7 +30,7 @@ static uint64_t operand_value(struct vcpu *v, const struct insn *in)
                 : "cc");                                                                                               \
         REG(v, RAX * 8, uint16_t) = (uint16_t)product;                                                                 \
         v->status = (uint16_t)st;                                                                                      \
-        return in + 1;                                                                                                 \
+        NEXT(v, in);                                                                                                 \
     }                                                                                                                  \
     FOR_WORD_SIZES(WIDE_MULTIPLY_FORM, fn, name)
 #define WIDE_MULTIPLY_FORM(bits, T, fn, name)                                                                          \
@@ -45,7 +45,7 @@ static uint64_t operand_value(struct vcpu *v, const struct insn *in)
         REG_SET(v, RAX * 8, T, low);                                                                                   \
         REG_SET(v, RDX * 8, T, high);                                                                                  \
         v->status = (uint16_t)acc;                                                                                     \
-        return in + 1;                                                                                                 \
+        NEXT(v, in);                                                                                                 \
     }
 #define ACC_16 "%%ax"
 #define ACC_32 "%%eax"
@@ -68,7 +68,7 @@ insn_fn *pick_mul(const struct pick *p)
         __asm__(GIVE_FLAGS "imul %[b], %[a]\n\t" TAKE_FLAGS : [a] "+&r"(a), "+&a"(st) : [b] "r"(b) : "cc");            \
         REG_SET(v, in->op_reg[0], T, a);                                                                               \
         v->status = (uint16_t)st;                                                                                      \
-        return in + 1;                                                                                                 \
+        NEXT(v, in);                                                                                                 \
     }
 #define IMUL_FORMS(bits, T, ...)                                                                                       \
     IMUL_FORM(bits, T, rr, REG(v, in->op_reg[0], T), REG(v, in->op_reg[1], T))                                         \
@@ -129,7 +129,7 @@ static const struct insn *divide_unsigned(struct vcpu *v, const struct insn *in)
         remainder = (uint64_t)n % divisor;
     }
     divide_store(v, size, quotient, remainder);
-    return in + 1;
+    NEXT(v, in);
 }
 
 static s128 sign_extend(u128 value, unsigned bits)
@@ -159,7 +159,7 @@ static const struct insn *divide_signed(struct vcpu *v, const struct insn *in)
     if (quotient != sign_extend((u128)quotient, bits))
         fault_de(v);
     divide_store(v, size, (uint64_t)quotient, (uint64_t)remainder);
-    return in + 1;
+    NEXT(v, in);
 }
 
 insn_fn *pick_div(const struct pick *p)
@@ -188,7 +188,7 @@ static const struct insn *mulx(struct vcpu *v, const struct insn *in)
     u128 product = (u128)b * reg_read(v, RDX * 8, in->opsize);
     reg_write(v, in->op_reg[1], in->opsize, (uint64_t)product);
     reg_write(v, in->op_reg[0], in->opsize, (uint64_t)(product >> (8 * in->opsize)));
-    return in + 1;
+    NEXT(v, in);
 }
 
 insn_fn *pick_mulx(const struct pick *p)

@@ -16,7 +16,7 @@ pick_fn pick_shift_rol, pick_shift_ror, pick_shift_rcl, pick_shift_rcr, pick_shi
         SHIFT_COMPUTE(name, a, count, st);                                                                             \
         REG_SET(v, in->op_reg[0], T, a);                                                                               \
         v->status = (uint16_t)st;                                                                                      \
-        return in + 1;                                                                                                 \
+        NEXT(v, in);                                                                                                 \
     }                                                                                                                  \
     static const struct insn *fn##bits##_m##form(struct vcpu *v, const struct insn *in)                                \
     {                                                                                                                  \
@@ -27,7 +27,7 @@ pick_fn pick_shift_rol, pick_shift_ror, pick_shift_rcl, pick_shift_rcr, pick_shi
         *p = a;                                                                                                        \
         v->status = (uint16_t)st;                                                                                      \
         rmw_end(v);                                                                                                    \
-        return in + 1;                                                                                                 \
+        NEXT(v, in);                                                                                                 \
     }
 #define SHIFT_FORMS(bits, T, fn, name, ...)                                                                            \
     SHIFT_FORM(bits, T, fn, i, name, in->imm)                                                                          \
@@ -65,7 +65,7 @@ DEFINE_SHIFT(shift_sar, "sar")
         DOUBLE_COMPUTE(name, a, b, count, st);                                                                         \
         REG_SET(v, in->op_reg[0], T, a);                                                                               \
         v->status = (uint16_t)st;                                                                                      \
-        return in + 1;                                                                                                 \
+        NEXT(v, in);                                                                                                 \
     }                                                                                                                  \
     static const struct insn *fn##bits##_m##form(struct vcpu *v, const struct insn *in)                                \
     {                                                                                                                  \
@@ -76,7 +76,7 @@ DEFINE_SHIFT(shift_sar, "sar")
         *p = a;                                                                                                        \
         v->status = (uint16_t)st;                                                                                      \
         rmw_end(v);                                                                                                    \
-        return in + 1;                                                                                                 \
+        NEXT(v, in);                                                                                                 \
     }
 #define DOUBLE_FORMS(bits, T, fn, name, ...)                                                                           \
     DOUBLE_FORM(bits, T, fn, i, name, in->imm)                                                                         \

@@ -171,7 +171,7 @@ static inline const struct insn *run_string(struct vcpu *v, const struct insn *i
         if (count != 0 && (v->stepping || (looked_at && must_leave(v))))
             return resume_later(v, in);
     }
-    return in + 1;
+    NEXT(v, in);
 }
 
 static const struct insn *movs(struct vcpu *v, const struct insn *in)
@@ -232,7 +232,7 @@ static inline const struct insn *run_compare(struct vcpu *v, const struct insn *
         if (left == 0)
             left = SLOW_CHUNK;
     }
-    return in + 1;
+    NEXT(v, in);
 }
 
 static const struct insn *scas(struct vcpu *v, const struct insn *in)

@@ -426,7 +426,7 @@ static bool create_chips(struct pc *pc, struct error *err)
 
 static bool create_bridges(struct pc *pc, struct error *err)
 {
-    pc->i440fx = i440fx_create(pc->pci, &(struct i440fx_ops){0}, pc, err);
+    pc->i440fx = i440fx_create(pc->pci, NULL, pc, err);
     struct piix3_config config = {.reset = reset_from_rcr, .opaque = pc};
     for (unsigned i = 0; i < ISA_IRQS; i++)
         config.isa[i] = wire(pc, i, WIRE_PIRQ);
