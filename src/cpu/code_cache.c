@@ -11,6 +11,7 @@
 #include "cpu/host_exec.h"
 #include "memory/memory.h"
 #include "mmu/access.h"
+#include "mmu/walk.h"
 
 #define ARENA_RECORDS (1u << 20)
 #define RUN_MAX 64u          /* instructions decoded at once */
@@ -182,7 +183,7 @@ static uint32_t decode_run(struct vcpu *v, struct code_page *page, unsigned off)
         bool stop = n == RUN_MAX || off >= PAGE_SIZE || page->index[off] != 0;
         if (!stop) {
             unsigned available = PAGE_SIZE - off < INSN_MAX_BYTES ? PAGE_SIZE - off : INSN_MAX_BYTES;
-            stop = decode_insn(v, page->mode, page->hva + off, available, off, in) == DECODE_SHORT;
+            stop = decode_insn(v, page->mode, page->hva + off, available, off, in) != DECODE_OK;
         }
         if (stop) {
             if (n == 0)
@@ -237,6 +238,14 @@ static unsigned fetch_bytes(struct vcpu *v, gva_t gva, uint8_t *bytes, unsigned 
     return to;
 }
 
+static bool can_fetch(struct vcpu *v, gva_t gva)
+{
+    struct walk walk;
+    uint32_t error;
+    return walk_page_tables(v, v->code_mode == CODE_64 ? gva : (uint32_t)gva, ACCESS_FETCH | access_current(v), false,
+                            &walk, &error);
+}
+
 /* An instruction that no run holds: it spans pages, lies in device space, or ends near the limit of CS. */
 static const struct insn *lookup_apart(struct vcpu *v, gva_t gva)
 {
@@ -258,7 +267,12 @@ static const struct insn *lookup_apart(struct vcpu *v, gva_t gva)
     if (same && memcmp(slot->bytes, bytes, slot->len) == 0)
         return slot->records;
     struct insn in;
-    while (decode_insn(v, v->code_mode, bytes, available, off, &in) == DECODE_SHORT) {
+    for (;;) {
+        enum decode_result result = decode_insn(v, v->code_mode, bytes, available, off, &in);
+        if (result == DECODE_OK)
+            break;
+        if (result == DECODE_UNDEFINED_SO_FAR && !can_fetch(v, gva + available))
+            fault_ud(v);
         check_code_limit(v, available + 1);
         available = fetch_bytes(v, gva, bytes, available, available + 1);
     }

@@ -139,7 +139,7 @@ static uint8_t address_register(ZydisRegister reg)
     return offset < 0 ? GPR_ZERO : (uint8_t)(offset / 8);
 }
 
-static void decode_memory(struct insn *in, const ZydisDecodedOperand *op)
+static void decode_memory(struct insn *in, const ZydisDecodedInstruction *z, const ZydisDecodedOperand *op)
 {
     const ZydisDecodedOperandMem *mem = &op->mem;
     in->seg = seg_number(mem->segment);
@@ -151,6 +151,12 @@ static void decode_memory(struct insn *in, const ZydisDecodedOperand *op)
     if (mem->base == ZYDIS_REGISTER_RIP || mem->base == ZYDIS_REGISTER_EIP) {
         in->base = GPR_PAGE;
         in->disp += in->off + in->len;
+    }
+    /* MOD 0 with SIB base 5 means no base and a displacement, whatever REX.B says; Zydis 4.0 takes REX.B for R13D when
+     * addresses are 32-bit. */
+    if (z->address_width != 16 && z->raw.modrm.mod == 0 && z->raw.modrm.rm == 4 && z->raw.sib.base == 5) {
+        in->base = GPR_ZERO;
+        in->disp = z->raw.disp.value;
     }
     /* A moffs operand of 32-bit code is an unsigned offset; Zydis sign-extends displacements. */
     if (in->addrsize < 8 && in->base == GPR_ZERO && in->index == GPR_ZERO)
@@ -193,7 +199,7 @@ static void decode_operands(struct insn *in, const ZydisDecodedInstruction *z, c
             break;
         case ZYDIS_OPERAND_TYPE_MEMORY:
             in->op_kind[slot] = OPERAND_MEM;
-            decode_memory(in, op);
+            decode_memory(in, z, op);
             break;
         case ZYDIS_OPERAND_TYPE_POINTER:
             in->op_kind[slot] = OPERAND_FAR;
@@ -206,6 +212,24 @@ static void decode_operands(struct insn *in, const ZydisDecodedInstruction *z, c
         default: break;
         }
     }
+}
+
+/* CLZERO has no memory operand that Zydis would know of. */
+static uint8_t segment_override_raw(const ZydisDecodedInstruction *z, enum code_mode mode)
+{
+    uint8_t seg = SEG_DS;
+    for (unsigned i = 0; i < z->raw.prefix_count; i++) {
+        switch (z->raw.prefixes[i].value) {
+        case 0x26: seg = SEG_ES; break;
+        case 0x2e: seg = SEG_CS; break;
+        case 0x36: seg = SEG_SS; break;
+        case 0x3e: seg = SEG_DS; break;
+        case 0x64: seg = SEG_FS; break;
+        case 0x65: seg = SEG_GS; break;
+        default: break;
+        }
+    }
+    return mode == CODE_64 && seg < SEG_FS ? SEG_DS : seg;
 }
 
 static uint8_t segment_override(const ZydisDecodedInstruction *z)
@@ -289,11 +313,10 @@ enum decode_result decode_insn(struct vcpu *v, enum code_mode mode, const uint8_
     ZydisDecodedOperand operands[ZYDIS_MAX_OPERAND_COUNT];
     *out = (struct insn){.off = (uint16_t)off, .mode = (uint8_t)mode, .base = GPR_ZERO, .index = GPR_ZERO, .seg = SEG_DS};
     ZyanStatus status = ZydisDecoderDecodeFull(&decoder, bytes, available, &z, operands);
-    if (status == ZYDIS_STATUS_NO_MORE_DATA) {
-        if (available < INSN_MAX_BYTES)
-            return DECODE_SHORT;
+    if (ZYAN_FAILED(status) && available < INSN_MAX_BYTES && status != ZYDIS_STATUS_INSTRUCTION_TOO_LONG)
+        return status == ZYDIS_STATUS_NO_MORE_DATA ? DECODE_SHORT : DECODE_UNDEFINED_SO_FAR;
+    if (status == ZYDIS_STATUS_NO_MORE_DATA)
         status = ZYDIS_STATUS_INSTRUCTION_TOO_LONG;
-    }
     if (status == ZYDIS_STATUS_INSTRUCTION_TOO_LONG) {
         make_fault(out, op_too_long, INSN_MAX_BYTES);
         return DECODE_OK;
@@ -314,10 +337,11 @@ enum decode_result decode_insn(struct vcpu *v, enum code_mode mode, const uint8_
                      ? (uint8_t)(z.raw.modrm.mod << 6 | z.raw.modrm.reg << 3 | z.raw.modrm.rm)
                      : 0;
     out->opsize = (uint8_t)(z.operand_width / 8);
-    if (z.encoding == ZYDIS_INSTRUCTION_ENCODING_VEX && out->opsize == 2)
-        out->opsize = 4; /* VEX general-register instructions of 16-bit code are 32-bit ones */
+    bool no_16_bit_form = z.encoding == ZYDIS_INSTRUCTION_ENCODING_VEX || z.meta.isa_set == ZYDIS_ISA_SET_RDWRFSGS;
+    if (no_16_bit_form && out->opsize == 2)
+        out->opsize = 4;
     out->addrsize = (uint8_t)(z.address_width / 8);
-    out->seg = segment_override(&z);
+    out->seg = row == ROW_CLZERO ? segment_override_raw(&z, mode) : segment_override(&z);
     if (z.attributes & ZYDIS_ATTRIB_HAS_LOCK)
         out->flags |= INSN_LOCK;
     if (z.attributes & (ZYDIS_ATTRIB_HAS_REP | ZYDIS_ATTRIB_HAS_REPE))

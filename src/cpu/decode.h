@@ -33,6 +33,7 @@ enum insn_row insn_row_of(ZydisMnemonic mnemonic);
 enum decode_result {
     DECODE_OK,     /* *out is complete (an undefined instruction is one that raises #UD, too long one #GP) */
     DECODE_SHORT,  /* `available` bytes are not enough */
+    DECODE_UNDEFINED_SO_FAR, /* no instruction begins with these bytes, or Zydis cannot tell from so few */
 };
 
 /* Decodes at most `available` (1 to 15) bytes that lie at offset `off` of their page. */

@@ -285,7 +285,8 @@ static void encode_vex(struct emitter *e, const struct uses *u, unsigned reg, un
     bool w = z->raw.vex.W;
     if (z->machine_mode != ZYDIS_MACHINE_MODE_LONG_64 &&
         (u->gpr != NULL ||
-         IN_LIST(z->mnemonic, M(VMOVD), M(VPINSRD), M(VPEXTRD), M(VCVTSI2SS), M(VCVTSI2SD))))
+         IN_LIST(z->mnemonic, M(VMOVD), M(VPINSRD), M(VPEXTRD), M(VCVTSI2SS), M(VCVTSI2SD), M(VPCMPESTRI),
+                                   M(VPCMPESTRM))))
         w = false;
     EMIT(e, 0xc4, (uint8_t)((reg < 8) << 7 | 1 << 6 | (rm < 8) << 5 | z->raw.vex.m_mmmm),
          (uint8_t)(w << 7 | (~u->vvvv & 15) << 3 | z->raw.vex.L << 2 | z->raw.vex.pp), z->opcode);

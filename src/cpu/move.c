@@ -333,7 +333,7 @@ static void op_enter(struct vcpu *v, const struct insn *in)
     uint64_t display[32];
     for (unsigned i = 1; i < level; i++)
         display[i] = access_read(v, seg_linear(v, SEG_SS, (frame - i * size) & mask, size, false), size, flags);
-    uint64_t new_frame = (sp - size) & mask;
+    uint64_t new_frame = (v->regs[RSP] & ~mask) | ((sp - size) & mask);
     display[0] = v->regs[RBP];
     if (level > 0)
         display[level] = new_frame;
@@ -441,7 +441,7 @@ static void op_clzero(struct vcpu *v, const struct insn *in)
     static const uint8_t zero[64];
     uint64_t offset = in->addrsize == 8 ? v->regs[RAX] : in->addrsize == 4 ? (uint32_t)v->regs[RAX]
                                                                           : (uint16_t)v->regs[RAX];
-    gva_t gva = seg_linear(v, in->seg, offset & ~63ull, 64, true);
+    gva_t gva = seg_linear(v, in->seg, offset, 1, true) & ~63ull;
     access_write_bytes(v, gva, zero, sizeof zero, access_current(v));
 }
 

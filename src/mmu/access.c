@@ -194,6 +194,8 @@ struct span {
 static void span_translate(struct vcpu *v, gva_t gva, unsigned size, unsigned flags, struct span *span)
 {
     check(size <= PAGE_SIZE);
+    if (vcpu_long_mode(v) && size > 1 && !gva_canonical(gva + size - 1))
+        fault_non_canonical(v, flags);
     check_alignment(v, gva, size, flags); /* processors look at this before they translate */
     unsigned first = PAGE_SIZE - (unsigned)(gva & PAGE_OFFSET_MASK);
     span->size[0] = size < first ? size : first;
