@@ -372,6 +372,7 @@ static struct event event_from_fault(struct vcpu *v, const struct event *first)
     bool selector_error = class_of(&second) == CLASS_CONTRIBUTORY || second.fault.vector == VECTOR_AC;
     if (second.fault.has_error && selector_error && !event_is_soft(first))
         second.fault.error |= ERROR_EXT;
+    event_circumstances(v, &second); /* CR2 is the second page fault's even when it becomes #DF or a shutdown */
     return second;
 }
 
