@@ -43,7 +43,7 @@ bench: ## measure against native and against QEMU, if that is installed
 install: all ## install under PREFIX as configured
 	@meson install -C $(BUILD)
 
-clean: ## remove what was built; downloaded kernels stay in $(BUILD)/guest
+clean: ## remove what was built; downloaded kernels stay in .cache
 	@scripts/build.sh --clean $(BUILD)
 
 help: ## this list

@@ -2,7 +2,7 @@
 # Configures a build directory when it is new, and builds.
 #
 #   build.sh DIR [TARGET...]      DIR is made with the options in MESON_OPTIONS
-#   build.sh --clean DIR          removes DIR except its guest/ folder, and DIR-asan, DIR-fuzz
+#   build.sh --clean DIR          removes DIR, DIR-asan and DIR-fuzz
 set -u
 cd "$(dirname "$0")/.." || exit 1
 . scripts/packages.sh
@@ -12,8 +12,7 @@ if [ "$1" = --clean ]; then
     case $dir in
     /* | . | .. | */..*) echo "build: refusing to clean $dir" >&2; exit 1 ;;
     esac
-    [ -d "$dir" ] && find "$dir" -mindepth 1 -maxdepth 1 ! -name guest -exec rm -rf {} +
-    rm -rf "$dir-asan" "$dir-fuzz"
+    rm -rf "$dir" "$dir-asan" "$dir-fuzz"
     exit 0
 fi
 

@@ -4,11 +4,11 @@
 #
 #   guest-image.sh KIND...     KIND: cloud, amd64, 686, or all
 #
-# In $RING3_IMAGES (build/guest):  KIND/vmlinuz, KIND/initrd, KIND/release (what `uname -r` will say).
+# In $RING3_IMAGES (.cache/guest):  KIND/vmlinuz, KIND/initrd, KIND/release (what `uname -r` will say).
 # What is there is kept: a kernel is downloaded once. Delete the folder for a newer one.
 set -u
 cd "$(dirname "$0")/.." || exit 1
-images=${RING3_IMAGES:-${BUILD:-build}/guest}
+images=${RING3_IMAGES:-.cache/guest}
 umask 022
 
 fail() { echo "guest-image: $*" >&2; exit 1; }

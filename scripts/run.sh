@@ -9,7 +9,7 @@ cd "$(dirname "$0")/.." || exit 1
 build=${BUILD:-build}
 kind=${1:-cloud}
 [ $# -gt 0 ] && shift
-images=${RING3_IMAGES:-$build/guest}
+images=${RING3_IMAGES:-.cache/guest}
 
 [ -x "$build/ring3" ] || { echo "run: $build/ring3 is not built; run 'make'" >&2; exit 1; }
 scripts/guest-image.sh "$kind" || exit 1

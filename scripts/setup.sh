@@ -29,7 +29,8 @@ dpkg --print-foreign-architectures | grep -qx i386 || i386=no
 indexed=yes
 apt-cache show linux-image-686:i386 >/dev/null 2>&1 && apt-cache show linux-image-cloud-amd64 >/dev/null 2>&1 || indexed=no
 # What is already in the cache of guest images needs no package lists.
-if [ -s "${BUILD:-build}/guest/686/vmlinuz" ] && [ -s "${BUILD:-build}/guest/cloud/vmlinuz" ]; then
+images=${RING3_IMAGES:-.cache/guest}
+if [ -s "$images/686/vmlinuz" ] && [ -s "$images/amd64/vmlinuz" ] && [ -s "$images/cloud/vmlinuz" ]; then
     i386=yes indexed=yes
 fi
 

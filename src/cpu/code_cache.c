@@ -279,7 +279,8 @@ static const struct insn *lookup_apart(struct vcpu *v, gva_t gva)
     check_code_limit(v, in.len);
     slot->gva = gva;
     slot->mode = v->code_mode;
-    slot->len = in.len <= available ? in.len : (uint8_t)available;
+    /* What is undefined is so because of all the bytes that were looked at. */
+    slot->len = in.row == ROW_NONE || in.len > available ? (uint8_t)available : in.len;
     memcpy(slot->bytes, bytes, slot->len);
     slot->records[0] = in;
     return finish_single(slot->records, v->code_mode);

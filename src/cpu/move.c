@@ -323,27 +323,31 @@ insn_fn *pick_popa(const struct pick *p)
     return popa;
 }
 
-/* ENTER: SDM vol. 2. The slots below are probed before the first push, like the final check of the new top. */
+/* ENTER: SDM vol. 2. All slots, and the final top of the stack, are probed before the first push; then each enclosing
+ * frame's pointer is read when its turn comes, so that a display that overlaps the new frame is seen as it changes. */
 static void op_enter(struct vcpu *v, const struct insn *in)
 {
-    unsigned size = in->opsize, level = in->imm2 & 31;
+    unsigned size = in->opsize, level = in->imm2 & 31, slots = level > 0 ? level + 1 : 1;
     uint64_t mask = v->code_mode == CODE_64 ? UINT64_MAX : v->stack_big ? UINT32_MAX : UINT16_MAX;
     uint64_t sp = stack_pointer(v), frame = v->regs[RBP] & mask, alloc = (uint16_t)in->imm;
     unsigned flags = ACCESS_STACK | access_current(v);
-    uint64_t display[32];
-    for (unsigned i = 1; i < level; i++)
-        display[i] = access_read(v, seg_linear(v, SEG_SS, (frame - i * size) & mask, size, false), size, flags);
+    gva_t slot[33], outer[32];
+    for (unsigned i = 1; i < level; i++) {
+        outer[i] = seg_linear(v, SEG_SS, (frame - i * size) & mask, size, false);
+        access_probe(v, outer[i], size, flags);
+    }
+    for (unsigned i = 0; i < slots; i++) {
+        slot[i] = seg_linear(v, SEG_SS, (sp - (i + 1) * size) & mask, size, true);
+        access_probe(v, slot[i], size, flags | ACCESS_WRITE);
+    }
     uint64_t new_frame = (v->regs[RSP] & ~mask) | ((sp - size) & mask);
-    display[0] = v->regs[RBP];
-    if (level > 0)
-        display[level] = new_frame;
-    unsigned slots = level > 0 ? level + 1 : 1;
-    for (unsigned i = 0; i < slots; i++)
-        access_probe(v, seg_linear(v, SEG_SS, (sp - (i + 1) * size) & mask, size, true), size, flags | ACCESS_WRITE);
     uint64_t new_sp = (sp - slots * size - alloc) & mask;
     access_probe(v, seg_linear(v, SEG_SS, new_sp, size, true), size, flags | ACCESS_WRITE);
-    for (unsigned i = 0; i < slots; i++)
-        access_write(v, seg_linear(v, SEG_SS, (sp - (i + 1) * size) & mask, size, true), size, display[i], flags);
+    access_write(v, slot[0], size, v->regs[RBP], flags);
+    for (unsigned i = 1; i < level; i++)
+        access_write(v, slot[i], size, access_read(v, outer[i], size, flags), flags);
+    if (level > 0)
+        access_write(v, slot[level], size, new_frame, flags);
     reg_write(v, RBP * 8, size, new_frame);
     stack_pointer_set(v, new_sp);
 }
