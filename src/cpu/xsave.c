@@ -244,6 +244,7 @@ void op_fxsave(struct vcpu *v, const struct insn *in)
     unsigned size = without_xmm(v, in) ? AREA_XMM : AREA_XMM + 16 * vector_count(in);
     struct x87_image image;
     legacy_out(v, in, &image);
+    area_probe(&area, AREA_LEGACY_SIZE - 1, 1); /* all 512 bytes must be writable, the last is looked at first */
     area_probe(&area, 0, size);
     area_write(&area, 0, &image, size);
 }
