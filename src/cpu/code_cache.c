@@ -17,6 +17,7 @@
 #define RUN_MAX 64u          /* instructions decoded at once */
 #define ARENA_SLACK 256u     /* reset before this few are left */
 #define BUCKETS 4096u
+#define PAGES_MAX 8192u      /* 130 MiB of indices; a guest that executes more pages than that starts over */
 #define SPANNING_SLOTS 64u
 
 struct code_page {
@@ -40,6 +41,7 @@ struct spanning {
 struct code_cache {
     struct insn *arena;       /* record 0 is not used */
     uint32_t used;
+    uint32_t page_count;
     struct code_page *buckets[BUCKETS];
     struct spanning spanning[SPANNING_SLOTS];
     struct insn single[2];
@@ -72,6 +74,7 @@ static void free_pages(struct code_cache *cache)
         }
         cache->buckets[i] = NULL;
     }
+    cache->page_count = 0;
 }
 
 void code_cache_destroy(struct code_cache *cache)
@@ -99,6 +102,13 @@ void code_cache_reset(struct vcpu *v)
 
 /* ---- pages ---- */
 
+/* No room for another page, or another run. Then everything goes, which is simpler than choosing and hardly slower. */
+static bool is_full(const struct vcpu *v)
+{
+    const struct code_cache *cache = v->code;
+    return ARENA_RECORDS - cache->used < ARENA_SLACK || cache->page_count >= PAGES_MAX || host_exec_full(v->host_exec);
+}
+
 static struct code_page **bucket(struct code_cache *cache, uint64_t gpfn)
 {
     return &cache->buckets[(gpfn ^ gpfn >> 12) & (BUCKETS - 1)];
@@ -121,6 +131,7 @@ static struct code_page *page_find(struct vcpu *v, gpa_t gpa, enum code_mode mod
     page->hva = backing.hva;
     page->next = *list;
     *list = page;
+    v->code->page_count++;
     v->count.code_pages++;
     return page;
 }
@@ -249,6 +260,8 @@ static bool can_fetch(struct vcpu *v, gva_t gva)
 /* An instruction that no run holds: it spans pages, lies in device space, or ends near the limit of CS. */
 static const struct insn *lookup_apart(struct vcpu *v, gva_t gva)
 {
+    if (is_full(v))
+        code_cache_reset(v);
     unsigned off = (unsigned)(gva & PAGE_OFFSET_MASK);
     unsigned available = PAGE_SIZE - off < INSN_MAX_BYTES ? PAGE_SIZE - off : INSN_MAX_BYTES;
     uint8_t bytes[INSN_MAX_BYTES];
@@ -295,8 +308,7 @@ static uint64_t itlb_tag(const struct vcpu *v, gva_t gva)
 
 static struct code_page *page_translate(struct vcpu *v, gva_t gva, struct itlb_entry *entry)
 {
-    struct code_cache *cache = v->code;
-    if (ARENA_RECORDS - cache->used < ARENA_SLACK || host_exec_full(v->host_exec))
+    if (is_full(v))
         code_cache_reset(v);
     gpa_t gpa = mmu_translate(v, gva, ACCESS_FETCH | access_current(v));
     struct code_page *page = page_find(v, gpa, v->code_mode);
@@ -325,9 +337,7 @@ static uint32_t run_number(struct vcpu *v, struct code_page *page, unsigned off)
     uint32_t at = page->index[off];
     if (likely(at != 0))
         return at;
-    if (ARENA_RECORDS - v->code->used < ARENA_SLACK || host_exec_full(v->host_exec))
-        return UINT32_MAX;
-    return decode_run(v, page, off);
+    return is_full(v) ? UINT32_MAX : decode_run(v, page, off);
 }
 
 const struct insn *code_lookup(struct vcpu *v)

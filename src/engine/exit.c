@@ -70,6 +70,8 @@ void door_exit(struct vcpu *v, struct exit *exit)
     default: /* carried out by the engine itself: only counted */
         break;
     }
+    if (v->memory_generation != memory_generation(door->memory))
+        vcpu_raise(v, PENDING_FLUSH); /* the guest has moved a base address: what was cached of the map is old */
     if (door->trace != NULL)
         trace_exit(door->trace, v, exit, device, begin_ns, trace_now_ns(door->trace, v));
 }

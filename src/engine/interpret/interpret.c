@@ -18,6 +18,7 @@
 #include "cpu/fast.h"
 #include "cpu/host_exec.h"
 #include "cpu/segment.h"
+#include "memory/memory.h"
 
 #define DR6_BS (1u << 14)
 
@@ -121,6 +122,7 @@ static bool take_pending(struct vcpu *v)
         return false;
     if (pending & PENDING_FLUSH) {
         clear_pending(v, PENDING_FLUSH);
+        v->memory_generation = memory_generation(v->memory);
         mmu_flush(v);
         code_cache_reset(v);
     }
