@@ -1,0 +1,97 @@
+#!/bin/bash
+# Everything that says whether ring3 works: what `make test` runs.
+#
+#   test.sh         all of it
+#   test.sh asan    only the sanitized part
+#
+# Order: quick things first, whole kernels and fuzzing last. The last line counts; the exit status is 0 only if all passed.
+set -u
+cd "$(dirname "$0")/.." || exit 1
+build=${BUILD:-build}
+what=${1:-all}
+passed=0 failed=0 skipped=0 cases=0
+notes=()
+started=$SECONDS
+
+heading() { echo; echo "== $* =="; }
+
+# count LOG SUMMARY: adds up what `meson test` says at its end, and the single cmocka and TAP cases in its log.
+count()
+{
+    local ok bad skip
+    ok=$(sed -n 's/^Ok: *\([0-9]*\).*/\1/p' "$2" | tail -n 1)
+    skip=$(sed -n 's/^Skipped: *\([0-9]*\).*/\1/p' "$2" | tail -n 1)
+    bad=$(awk -F: '/^(Fail|Unexpected Pass|Timeout): / { n += $2 } END { print n + 0 }' "$2")
+    passed=$((passed + ${ok:-0}))
+    skipped=$((skipped + ${skip:-0}))
+    failed=$((failed + bad))
+    [ -f "$1" ] && cases=$((cases + $(grep -cE '^(\[       OK \]|ok [0-9]+)' "$1")))
+}
+
+# suite NAME BUILD MESON-TEST-ARGUMENT...
+suite()
+{
+    local name=$1 dir=$2 out status
+    shift 2
+    heading "$name"
+    out=$(mktemp) || exit 1
+    # A cold cache of one's own is slow, but a hanging test is stopped by its own limit, not by this script.
+    meson test -C "$dir" --no-rebuild --print-errorlogs --logbase "$name" "$@" </dev/null 2>&1 | tee "$out" | grep -v '^$'
+    status=${PIPESTATUS[0]}
+    count "$dir/meson-logs/$name.txt" "$out"
+    if [ "$status" != 0 ] && ! grep -qE '^(Fail|Timeout): *[1-9]' "$out"; then
+        failed=$((failed + 1))
+    fi
+    [ "$status" = 0 ] || notes+=("$name failed: see $dir/meson-logs/$name.txt")
+    rm -f "$out"
+}
+
+# step NAME COMMAND...: one more test
+step()
+{
+    local name=$1
+    shift
+    heading "$name"
+    if "$@"; then
+        passed=$((passed + 1))
+    else
+        failed=$((failed + 1))
+        notes+=("$name failed")
+    fi
+}
+
+build_or_stop()
+{
+    scripts/build.sh "$@" || { echo "make test: $1 does not build"; exit 1; }
+}
+
+sanitized()
+{
+    export ASAN_OPTIONS=detect_leaks=1:abort_on_error=0:allocator_may_return_null=1
+    export UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1
+    heading "sanitized build"
+    MESON_OPTIONS='-Db_sanitize=address,undefined -Doptimization=1' build_or_stop "$build-asan"
+    suite sanitized "$build-asan" --suite unit --suite isa --suite guest
+}
+
+if [ "$what" = asan ]; then
+    sanitized
+else
+    heading "build"
+    build_or_stop "$build"
+    suite unit "$build" --suite unit --suite cli
+    suite isa "$build" --suite isa
+    suite guest "$build" --suite guest
+    sanitized
+    step fuzz scripts/fuzz.sh --seconds 10
+    step images scripts/guest-image.sh all
+    suite boot "$build" --suite boot
+fi
+
+echo
+for note in "${notes[@]}"; do
+    echo "$note"
+done
+echo "make test: $((passed + failed + skipped)) tests ($cases cases within them): $passed passed, $failed failed," \
+    "$skipped skipped, in $(((SECONDS - started) / 60)) min $(((SECONDS - started) % 60)) s"
+[ $failed = 0 ] && [ $passed -gt 0 ]
