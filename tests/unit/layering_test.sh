@@ -66,7 +66,7 @@ done < <(find src -name '*.[chS]' -exec wc -l {} + | awk '$2 != "total" { print 
 allowed='
 context_print       src/base/check.c, thread-local: what a failing check prints
 context_opaque      the same
-host_flags          src/cpu/host_x87.c, thread-local: what this thread's x87 unit holds
+host_flags          src/cpu/host_x87.c, thread-local: what the x87 unit holds
 registry            src/host/signals.c: signal handlers belong to the process
 '
 for room in "${!may[@]}"; do
