@@ -17,37 +17,21 @@
             : [b] "q"(b), [s] "r"((uint32_t)v->status)                                                                 \
             : "cc", "memory")
 
-#define ALU_REG_FORMS(bits, T, fn, carry, name, store)                                                                 \
-    static const struct insn *fn##bits##_rr(struct vcpu *v, const struct insn *in)                                     \
+#define ALU_REG_FORM(bits, T, fn, form, carry, name, store, source)                                                    \
+    static const struct insn *fn##bits##_##form(struct vcpu *v, const struct insn *in)                                 \
     {                                                                                                                  \
-        T a = REG(v, in->op_reg[0], T), b = REG(v, in->op_reg[1], T);                                                  \
+        T b = (T)(source), a = REG(v, in->op_reg[0], T);                                                               \
         uint32_t st;                                                                                                   \
         ALU_COMPUTE(carry, name, a, b, st);                                                                            \
         if (store)                                                                                                     \
             REG_SET(v, in->op_reg[0], T, a);                                                                           \
         v->status = (uint16_t)st;                                                                                      \
-        NEXT(v, in);                                                                                                 \
-    }                                                                                                                  \
-    static const struct insn *fn##bits##_ri(struct vcpu *v, const struct insn *in)                                     \
-    {                                                                                                                  \
-        T a = REG(v, in->op_reg[0], T), b = (T)in->imm;                                                                \
-        uint32_t st;                                                                                                   \
-        ALU_COMPUTE(carry, name, a, b, st);                                                                            \
-        if (store)                                                                                                     \
-            REG_SET(v, in->op_reg[0], T, a);                                                                           \
-        v->status = (uint16_t)st;                                                                                      \
-        NEXT(v, in);                                                                                                 \
-    }                                                                                                                  \
-    static const struct insn *fn##bits##_rm(struct vcpu *v, const struct insn *in)                                     \
-    {                                                                                                                  \
-        T b = MEM_READ(v, ea_linear(v, in, sizeof(T), false), T), a = REG(v, in->op_reg[0], T);                        \
-        uint32_t st;                                                                                                   \
-        ALU_COMPUTE(carry, name, a, b, st);                                                                            \
-        if (store)                                                                                                     \
-            REG_SET(v, in->op_reg[0], T, a);                                                                           \
-        v->status = (uint16_t)st;                                                                                      \
-        NEXT(v, in);                                                                                                 \
+        NEXT(v, in);                                                                                                   \
     }
+#define ALU_REG_FORMS(bits, T, fn, carry, name, store)                                                                 \
+    ALU_REG_FORM(bits, T, fn, rr, carry, name, store, REG(v, in->op_reg[1], T))                                        \
+    ALU_REG_FORM(bits, T, fn, ri, carry, name, store, in->imm)                                                         \
+    ALU_REG_FORM(bits, T, fn, rm, carry, name, store, MEM_READ(v, ea_linear(v, in, sizeof(T), false), T))
 
 #define ALU_MEM_FORM(bits, T, fn, form, carry, lock, name, source)                                                     \
     static const struct insn *fn##bits##_##form(struct vcpu *v, const struct insn *in)                                 \

@@ -10,18 +10,6 @@ pick_fn pick_lahf, pick_sahf, pick_clc, pick_stc, pick_cmc, pick_cld, pick_std, 
 #define AH(v) REG(v, RAX * 8 + 1, uint8_t)
 #define AX(v) REG(v, RAX * 8, uint16_t)
 
-#define DEFINE_SIMPLE(fn, body)                                                                                        \
-    static const struct insn *run_##fn(struct vcpu *v, const struct insn *in)                                          \
-    {                                                                                                                  \
-        body;                                                                                                          \
-        NEXT(v, in);                                                                                                 \
-    }                                                                                                                  \
-    insn_fn *pick_##fn(const struct pick *p)                                                                           \
-    {                                                                                                                  \
-        (void)p;                                                                                                       \
-        return run_##fn;                                                                                               \
-    }
-
 static void set_flags(struct vcpu *v, bool cf, bool af, uint8_t result)
 {
     unsigned parity = !(__builtin_popcount(result) & 1);
@@ -72,21 +60,21 @@ static void multiply_ascii(struct vcpu *v, const struct insn *in)
     v->status = (uint16_t)st;
 }
 
-DEFINE_SIMPLE(aaa, adjust_ascii(v, 1))
-DEFINE_SIMPLE(aas, adjust_ascii(v, -1))
-DEFINE_SIMPLE(daa, adjust_decimal(v, 1))
-DEFINE_SIMPLE(das, adjust_decimal(v, -1))
-DEFINE_SIMPLE(aam, divide_ascii(v, in))
-DEFINE_SIMPLE(aad, multiply_ascii(v, in))
-DEFINE_SIMPLE(salc, AL(v) = v->status & STATUS_CF ? 0xff : 0)
+DEFINE_ONLY_FORM(aaa, adjust_ascii(v, 1))
+DEFINE_ONLY_FORM(aas, adjust_ascii(v, -1))
+DEFINE_ONLY_FORM(daa, adjust_decimal(v, 1))
+DEFINE_ONLY_FORM(das, adjust_decimal(v, -1))
+DEFINE_ONLY_FORM(aam, divide_ascii(v, in))
+DEFINE_ONLY_FORM(aad, multiply_ascii(v, in))
+DEFINE_ONLY_FORM(salc, AL(v) = v->status & STATUS_CF ? 0xff : 0)
 
-DEFINE_SIMPLE(lahf, AH(v) = (uint8_t)((v->status >> 8 & 0xd5) | FLAG_FIXED))
-DEFINE_SIMPLE(sahf, v->status = (uint16_t)((AH(v) & 0xd5) << 8 | (v->status & STATUS_OF)))
-DEFINE_SIMPLE(clc, v->status = (uint16_t)(v->status & ~STATUS_CF))
-DEFINE_SIMPLE(stc, v->status |= STATUS_CF)
-DEFINE_SIMPLE(cmc, v->status ^= STATUS_CF)
-DEFINE_SIMPLE(cld, v->rflags_rest &= ~FLAG_DF)
-DEFINE_SIMPLE(std, v->rflags_rest |= FLAG_DF)
+DEFINE_ONLY_FORM(lahf, AH(v) = (uint8_t)((v->status >> 8 & 0xd5) | FLAG_FIXED))
+DEFINE_ONLY_FORM(sahf, v->status = (uint16_t)((AH(v) & 0xd5) << 8 | (v->status & STATUS_OF)))
+DEFINE_ONLY_FORM(clc, v->status = (uint16_t)(v->status & ~STATUS_CF))
+DEFINE_ONLY_FORM(stc, v->status |= STATUS_CF)
+DEFINE_ONLY_FORM(cmc, v->status ^= STATUS_CF)
+DEFINE_ONLY_FORM(cld, v->rflags_rest &= ~FLAG_DF)
+DEFINE_ONLY_FORM(std, v->rflags_rest |= FLAG_DF)
 
 static void bound(struct vcpu *v, const struct insn *in)
 {
@@ -104,4 +92,4 @@ static void bound(struct vcpu *v, const struct insn *in)
     if (index < lower || index > upper)
         fault_plain(v, VECTOR_BR);
 }
-DEFINE_SIMPLE(bound, bound(v, in))
+DEFINE_ONLY_FORM(bound, bound(v, in))

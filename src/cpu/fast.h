@@ -90,6 +90,19 @@ static inline const struct insn *next_insn(struct vcpu *v, const struct insn *in
 }
 #define NEXT(v, in) return next_insn(v, in)
 
+/* An instruction with one form only: `statement` is what it does, to `v` by `in`. */
+#define DEFINE_ONLY_FORM(fn, statement)                                                                                \
+    static const struct insn *run_##fn(struct vcpu *v, const struct insn *in)                                          \
+    {                                                                                                                  \
+        statement;                                                                                                     \
+        NEXT(v, in);                                                                                                   \
+    }                                                                                                                  \
+    insn_fn *pick_##fn(const struct pick *p)                                                                           \
+    {                                                                                                                  \
+        (void)p;                                                                                                       \
+        return run_##fn;                                                                                               \
+    }
+
 static inline bool is_mem(const struct pick *p, unsigned n)
 {
     return p->in->op_kind[n] == OPERAND_MEM;

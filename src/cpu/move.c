@@ -386,23 +386,12 @@ insn_fn *pick_leave(const struct pick *p)
 
 /* ---- sign extension within the accumulator ---- */
 
-#define ACCUMULATOR(fn, statement)                                                                                     \
-    static const struct insn *run_##fn(struct vcpu *v, const struct insn *in)                                          \
-    {                                                                                                                  \
-        statement;                                                                                                     \
-        NEXT(v, in);                                                                                                 \
-    }                                                                                                                  \
-    insn_fn *pick_##fn(const struct pick *p)                                                                           \
-    {                                                                                                                  \
-        (void)p;                                                                                                       \
-        return run_##fn;                                                                                               \
-    }
-ACCUMULATOR(cbw, REG(v, RAX * 8, uint16_t) = (uint16_t)(int8_t)v->regs[RAX])
-ACCUMULATOR(cwde, v->regs[RAX] = (uint32_t)(int16_t)v->regs[RAX])
-ACCUMULATOR(cdqe, v->regs[RAX] = (uint64_t)(int32_t)v->regs[RAX])
-ACCUMULATOR(cwd, REG(v, RDX * 8, uint16_t) = (uint16_t)((int16_t)v->regs[RAX] >> 15))
-ACCUMULATOR(cdq, v->regs[RDX] = (uint32_t)((int32_t)v->regs[RAX] >> 31))
-ACCUMULATOR(cqo, v->regs[RDX] = (uint64_t)((int64_t)v->regs[RAX] >> 63))
+DEFINE_ONLY_FORM(cbw, REG(v, RAX * 8, uint16_t) = (uint16_t)(int8_t)v->regs[RAX])
+DEFINE_ONLY_FORM(cwde, v->regs[RAX] = (uint32_t)(int16_t)v->regs[RAX])
+DEFINE_ONLY_FORM(cdqe, v->regs[RAX] = (uint64_t)(int32_t)v->regs[RAX])
+DEFINE_ONLY_FORM(cwd, REG(v, RDX * 8, uint16_t) = (uint16_t)((int16_t)v->regs[RAX] >> 15))
+DEFINE_ONLY_FORM(cdq, v->regs[RDX] = (uint32_t)((int32_t)v->regs[RAX] >> 31))
+DEFINE_ONLY_FORM(cqo, v->regs[RDX] = (uint64_t)((int64_t)v->regs[RAX] >> 63))
 
 /* ---- odds and ends of memory ---- */
 
