@@ -166,7 +166,7 @@ void vcpu_mode_changed(struct vcpu *v)
 void vcpu_raise(struct vcpu *v, uint32_t pending)
 {
     atomic_fetch_or(&v->pending, pending);
-    __atomic_store_n(&v->instructions_stop, 0, __ATOMIC_RELAXED);
+    __atomic_store_n(&v->instructions_stop, 0, __ATOMIC_SEQ_CST); /* second: see the engine's loop */
 }
 
 bool vcpu_runnable(const struct vcpu *v)

@@ -178,7 +178,7 @@ static inline void link_branch(struct vcpu *v, const struct insn *target)
 /* Something is pending that can be taken now. With interrupts off, INTR waits without costing anything. */
 static inline bool must_take_pending(const struct vcpu *v)
 {
-    uint32_t pending = atomic_load_explicit(&v->pending, memory_order_relaxed);
+    uint32_t pending = atomic_load(&v->pending);
     return unlikely(pending != 0) && (pending & ~(v->rflags_rest & FLAG_IF ? 0 : PENDING_INTR)) != 0;
 }
 
@@ -257,8 +257,9 @@ static void run(struct vcpu *v, uint64_t until)
     }
     v->link = NULL;
     while (v->instructions < until) {
-        __atomic_store_n(&v->instructions_stop, until, __ATOMIC_RELAXED);
-        __atomic_thread_fence(__ATOMIC_SEQ_CST); /* vcpu_raise(): pending first, then instructions_stop */
+        /* Pairs with vcpu_raise(), which sets `pending` first: either this overwrites its 0, and then `pending` is seen
+         * below, or its 0 comes later and ends the run. */
+        __atomic_store_n(&v->instructions_stop, until, __ATOMIC_SEQ_CST);
         if (unlikely(must_take_pending(v) || v->activity != ACTIVITY_RUNNING)) {
             v->link = NULL;
             if (!take_pending(v))
