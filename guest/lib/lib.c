@@ -209,11 +209,6 @@ static void user_window_init(void)
 
 /* ---- snippets ---- */
 
-static bool vector_has_error(word vector)
-{
-    return vector == 8 || (vector >= 10 && vector <= 14) || vector == 17 || vector == 21;
-}
-
 #ifdef __x86_64__
 
 void run_enter(const word *image);
@@ -242,6 +237,11 @@ static void enter(const struct regs *r)
 #else
 
 void run_enter(const word *image, word ss);
+
+static bool vector_has_error(word vector)
+{
+    return vector == 8 || (vector >= 10 && vector <= 14) || vector == 17 || vector == 21;
+}
 
 static void trap_parse(struct trap *t)
 {
@@ -312,7 +312,7 @@ struct trap run(const struct regs *regs)
 void trap_unexpected(void)
 {
     struct trap t = trap_now;
-    t.has_error = vector_has_error(t.vector);
+    dr7_set(0x400); /* printing must not meet a breakpoint */
     trap_parse(&t);
     trap_print(&t);
     bail_out("an exception outside of a snippet");
