@@ -21,7 +21,7 @@ esac
 command -v clang >/dev/null || { echo "fuzz: clang is missing; run 'make setup'" >&2; exit 1; }
 if [ ! -f "$build/build.ninja" ]; then
     CC=clang meson setup "$build" -Dfuzz=true -Db_sanitize=address,undefined -Db_lundef=false -Doptimization=1 \
-        -Dc_args=-fsanitize=fuzzer-no-link,-fno-sanitize-recover=undefined >"/tmp/ring3-fuzz.$$" 2>&1 </dev/null || {
+        "-Dc_args=['-fsanitize=fuzzer-no-link', '-fno-sanitize-recover=undefined']" >"/tmp/ring3-fuzz.$$" 2>&1 </dev/null || {
         cat "/tmp/ring3-fuzz.$$" >&2
         rm -f "/tmp/ring3-fuzz.$$"
         exit 1

@@ -298,6 +298,8 @@ static bool excuse_aligned_operand(const struct excuse_context *x)
 static bool excuse_wrap(const struct excuse_context *x)
 {
     uint64_t cr2 = x->native->vector == 14 ? x->native->cr2 : x->ring3->cr2;
+    if (x->d->valid && is_image(x->d->in.mnemonic))
+        cr2 = 0; /* wherever its segment ends */
     return x->c->mode != ISA_64 && is_memory_fault(x->native) && is_memory_fault(x->ring3) &&
            (x->native->vector == 14) != (x->ring3->vector == 14) && (cr2 >= 0xfffffc00 || cr2 < 0x400);
 }
@@ -331,8 +333,8 @@ static bool excuse_partial(const struct excuse_context *x)
 static bool excuse_image(const struct excuse_context *x)
 {
     uint64_t apart = x->native->cr2 - x->ring3->cr2;
-    return x->d->valid && is_image(x->d->in.mnemonic) && x->native->vector == 14 && x->ring3->vector == 14 &&
-           (apart < 512 || -apart < 512);
+    return x->d->valid && is_image(x->d->in.mnemonic) && is_memory_fault(x->native) && is_memory_fault(x->ring3) &&
+           (x->native->vector != x->ring3->vector || apart < 512 || -apart < 512);
 }
 
 static bool excuse_mask_move(const struct excuse_context *x)
@@ -346,7 +348,8 @@ static bool excuse_mask_move(const struct excuse_context *x)
     }
     if (is_memory_fault(x->native) && x->ring3->state.rip != x->native->state.rip)
         return true; /* nothing was selected of what cannot be written */
-    return x->native->vector == 14 && x->ring3->vector == 14 && (apart < 16 || -apart < 16);
+    return is_memory_fault(x->native) && is_memory_fault(x->ring3) &&
+           (x->native->vector != x->ring3->vector || x->c->mode != ISA_64 || apart < 16 || -apart < 16);
 }
 
 static bool excuse_gather(const struct excuse_context *x)

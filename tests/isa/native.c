@@ -414,8 +414,8 @@ struct native *native_create(void)
     if (n == NULL)
         return NULL;
     n->shared = mmap(NULL, sizeof(*n->shared), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
-    n->frame_stack = mmap(NULL, FRAME_STACK_SIZE, PROT_READ | PROT_WRITE,
-                          MAP_PRIVATE | MAP_ANONYMOUS | MAP_32BIT, -1, 0);
+    /* Far away from where a case's addresses are likely to point. */
+    n->frame_stack = mmap(NULL, FRAME_STACK_SIZE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (n->shared == MAP_FAILED || n->frame_stack == MAP_FAILED || !memory_prepare(n)) {
         fprintf(stderr, "isa_test: the memory for the cases cannot be mapped: %s\n", strerror(errno));
         free(n);

@@ -278,12 +278,12 @@ static void code_set(struct isa_vcpu *t, const struct isa_case *c)
     t->dirty_length = c->length;
 }
 
-/* At one of the INT3 around the case? */
-static bool at_end(const struct isa_vcpu *t, const struct isa_case *c)
+/* At an INT3: one of those around the case, or one that is left of damaged code. */
+static bool at_end(const struct isa_vcpu *t)
 {
     const struct vcpu *v = t->v;
     uint64_t offset = v->rip + (v->code_mode == CODE_64 ? 0 : v->seg[SEG_CS].base) - CODE;
-    return offset < CODE_SIZE && (offset < c->code_offset || offset >= (uint64_t)c->code_offset + c->length);
+    return offset < CODE_SIZE && t->ram[GPA_CODE + offset] == 0xcc;
 }
 
 void isa_vcpu_run(struct isa_vcpu *t, const struct isa_case *c, struct isa_result *r)
@@ -298,7 +298,7 @@ void isa_vcpu_run(struct isa_vcpu *t, const struct isa_case *c, struct isa_resul
     r->vector = ISA_END;
     r->error = 0;
     r->cr2 = 0;
-    while (!at_end(t, c)) {
+    while (!at_end(t)) {
         if (steps++ == STEPS_MAX) {
             r->vector = ISA_HANG;
             break;
