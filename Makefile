@@ -36,9 +36,10 @@ fuzz-isa: ## compare with the host's processor until stopped or a difference is 
 	@scripts/build.sh $(BUILD) tests/isa/isa_test
 	@$(BUILD)/tests/isa/isa_test --forever
 
-bench: ## measure against native and against QEMU, if that is installed
+bench: ## measure against native and against QEMU, about ten minutes (RUNS=1 KINDS=cloud: two)
+	@scripts/setup.sh --if-needed --bench || true
 	@scripts/build.sh $(BUILD)
-	@meson test -C $(BUILD) --benchmark --verbose
+	@bench/run.sh
 
 install: all ## install under PREFIX as configured
 	@meson install -C $(BUILD)

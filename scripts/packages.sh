@@ -5,6 +5,8 @@ packages_build='meson ninja-build pkg-config gcc libc6-dev libzydis-dev libcmock
 libzstd-dev liblz4-dev zlib1g-dev libbz2-dev nasm'
 # Guest images, tests and fuzzing.
 packages_test='gcc-multilib busybox-static cpio zstd gzip clang libclang-rt-14-dev'
+# For make bench, to compare with.
+packages_bench='qemu-system-x86'
 
 # Prints the names of those packages in "$@" that are not installed.
 packages_missing()

@@ -4,6 +4,7 @@
 #
 #   setup.sh              do it
 #   setup.sh --if-needed  the same, silent when there is nothing to do
+#   setup.sh --if-needed --bench   and what `make bench` compares with
 #
 # As root, or with sudo, packages are installed; otherwise it prints the command to run and fails. Exit status 0 means
 # that everything is there.
@@ -12,6 +13,7 @@ cd "$(dirname "$0")/.." || exit 1
 . scripts/packages.sh
 
 quiet=${1:-}
+[ "${2:-}" = --bench ] || packages_bench=
 say() { echo "setup: $*"; }
 
 if ! command -v dpkg-query >/dev/null || ! command -v apt-get >/dev/null; then
@@ -23,7 +25,7 @@ if ! command -v dpkg-query >/dev/null || ! command -v apt-get >/dev/null; then
 fi
 
 # shellcheck disable=SC2086 # lists of words
-missing=$(packages_missing $packages_build $packages_test | tr '\n' ' ')
+missing=$(packages_missing $packages_build $packages_test $packages_bench | tr '\n' ' ')
 i386=yes
 dpkg --print-foreign-architectures | grep -qx i386 || i386=no
 indexed=yes
