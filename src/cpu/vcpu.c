@@ -16,6 +16,7 @@
 #include "base/check.h"
 #include "cpu/cpuid.h"
 #include "cpu/descriptor.h"
+#include "cpu/insn.h"
 #include "cpu/msr.h"
 #include "mmu/access.h"
 
@@ -196,6 +197,8 @@ void vcpu_exit(struct vcpu *v, struct exit *exit)
     else
         exit->mode = v->cpl == 3 ? EXIT_MODE_USER : EXIT_MODE_KERNEL;
     exit->rip = v->rip;
+    if (v->run_start != NULL) /* within straight-line code */
+        exit->rip = v->code_mode == CODE_64 ? v->regs[GPR_PAGE] + v->in->off : (uint32_t)(v->regs[GPR_PAGE] + v->in->off);
     if (v->exit != NULL)
         v->exit(v, exit);
     else if (exit->reason == EXIT_IO_IN || exit->reason == EXIT_MMIO_READ)
