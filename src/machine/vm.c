@@ -17,6 +17,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/random.h>
+#include <time.h>
 
 #include "base/check.h"
 #include "cpu/code_cache.h"
@@ -38,6 +39,9 @@
 #define REPEATABLE_EPOCH_S 1704067200ull
 /* How many instructions a repeatable run executes before it looks for outside events. */
 #define SLICE_INSTRUCTIONS 1000000u
+/* How long the lock is kept while time is skipped, and for how long it is then given away. */
+#define LOCK_HELD_NS 5000000u
+#define LOCK_LENT_NS 50000
 
 struct vm {
     struct machine_config config;
@@ -85,10 +89,12 @@ static uint64_t instruction_now_ns(void *opaque)
 static void earliest_changed(void *opaque)
 {
     struct vm *vm = opaque;
-    if (vm->config.clock == CLOCK_INSTRUCTIONS)
+    if (vm->config.clock == CLOCK_INSTRUCTIONS) {
         vcpu_raise(vm->vcpu, PENDING_STOP); /* the engine's target has changed */
-    else
+        pthread_cond_broadcast(&vm->wake);  /* or, by input from outside, the time to which a halted one may skip */
+    } else {
         loop_set_deadline(vm->config.loop, vm->start_ns + timer_queue_next(&vm->queue));
+    }
 }
 
 /* ---- what the board asks for ---- */
@@ -309,16 +315,29 @@ static void reset_now(struct vm *vm)
     }
 }
 
-/* Lets the halted processor wait for an event. With the lock; returns when it can go on, or the run has ended. */
+/* Gives the loop's thread a chance, now and then: a lock that is taken again at once is given to nobody. */
+static void lend_lock(struct vm *vm, uint64_t *held_since_ns)
+{
+    if (clock_monotonic_ns() - *held_since_ns < LOCK_HELD_NS)
+        return;
+    pthread_mutex_unlock(&vm->lock);
+    nanosleep(&(struct timespec){.tv_nsec = LOCK_LENT_NS}, NULL);
+    pthread_mutex_lock(&vm->lock);
+    *held_since_ns = clock_monotonic_ns();
+}
+
+/* Lets the halted processor wait for an event. With the lock; returns when it can go on, or the run has ended. In a
+ * repeatable run timers may fire for ever without waking it. */
 static void wait_halted(struct vm *vm)
 {
-    uint64_t begin = clock_monotonic_ns();
+    uint64_t begin = clock_monotonic_ns(), held_since = begin;
     while (!vm->ended && !vm->reset_requested && !vcpu_runnable(vm->vcpu)) {
         uint64_t next = timer_queue_next(&vm->queue);
         if (vm->config.clock == CLOCK_INSTRUCTIONS && next != TIMER_NEVER) {
             uint64_t now = timer_now_ns(&vm->queue);
             vm->skipped_ns += next > now ? next - now : 0;
             timer_queue_run(&vm->queue);
+            lend_lock(vm, &held_since);
         } else {
             pthread_cond_wait(&vm->wake, &vm->lock);
         }
