@@ -86,6 +86,13 @@ static uint64_t instruction_now_ns(void *opaque)
     return vm->vcpu->instructions * INSTRUCTION_NS + vm->skipped_ns;
 }
 
+/* The host's time of the next guest timer. Guests may ask for times that the host's clock cannot even express. */
+static uint64_t next_host_ns(const struct vm *vm)
+{
+    uint64_t next = timer_queue_next(&vm->queue);
+    return next < TIMER_NEVER - vm->start_ns ? vm->start_ns + next : TIMER_NEVER;
+}
+
 static void earliest_changed(void *opaque)
 {
     struct vm *vm = opaque;
@@ -93,7 +100,7 @@ static void earliest_changed(void *opaque)
         vcpu_raise(vm->vcpu, PENDING_STOP); /* the engine's target has changed */
         pthread_cond_broadcast(&vm->wake);  /* or, by input from outside, the time to which a halted one may skip */
     } else {
-        loop_set_deadline(vm->config.loop, vm->start_ns + timer_queue_next(&vm->queue));
+        loop_set_deadline(vm->config.loop, next_host_ns(vm));
     }
 }
 
@@ -400,8 +407,7 @@ static void run_loop_once(struct vm *vm)
         end(vm, VM_END_STOPPED, reason);
     if (vm->config.clock == CLOCK_HOST) {
         timer_queue_run(&vm->queue);
-        uint64_t next = timer_queue_next(&vm->queue);
-        loop_set_deadline(vm->config.loop, next == TIMER_NEVER ? TIMER_NEVER : vm->start_ns + next);
+        loop_set_deadline(vm->config.loop, next_host_ns(vm));
     }
 }
 

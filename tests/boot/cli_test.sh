@@ -68,6 +68,8 @@ elf reset 3 '\x66\xba\xf9\x0c\xb0\x02\xee\xb0\x06\xee\xeb\xfe'
 elf debug 3 '\x66\xba\x02\x04\xb0\x44\xee\xb0\x0a\xee\x66\xba\xf4\x00\xb0\x00\xee\xf4'
 # Interrupts off, halted, while the PIT and the local APIC's timer tick in turn (54,925,402 ns), then for ever.
 elf ticking 3 '\xfa\xb0\x34\xe6\x43\xb0\x00\xe6\x40\xe6\x40\xb9\x40\x0d\x03\x00\xe2\xfe\xc7\x05\xe0\x03\xe0\xfe\x0b\x00\x00\x00\xc7\x05\x20\x03\xe0\xfe\x20\x00\x03\x00\xc7\x05\x80\x03\xe0\xfe\x5a\x18\x46\x03\xf4\xeb\xfd'
+# Halted, with the local APIC's TSC deadline centuries away.
+elf faraway 3 '\xfa\xc7\x05\x20\x03\xe0\xfe\x20\x00\x04\x00\xb9\xe0\x06\x00\x00\xb8\xf0\xff\xff\xff\xba\xff\xff\xff\xff\x0f\x30\xf4\xeb\xfd'
 # Eight data bits, then echoes the serial line until 'q', then exits with 1.
 elf echo 3 '\x66\xba\xfb\x03\xb0\x03\xee\x66\xba\xfd\x03\xec\xa8\x01\x74\xf7\x66\xba\xf8\x03\xec\xee\x3c\x71\x75\xed\x66\xba\xf4\x00\xb0\x00\xee\xf4'
 
@@ -143,6 +145,9 @@ grep -q 'still running after 0.3 s' err || fail "message of --timeout: $(cat err
 ends 8 --timeout 0.3 --clock instructions --kernel loop < /dev/null
 ends 8 --timeout 0.3 --clock instructions --kernel halt < /dev/null
 ends 8 --timeout 0.3 --clock instructions --kernel ticking < /dev/null
+TIMEFORMAT='%U %S'
+used=$({ time ends 8 --timeout 1 --kernel faraway < /dev/null; } 2>&1)
+awk -v used="$used" 'BEGIN { split(used, s); exit s[1] + s[2] > 0.5 }' || fail "a halted guest used $used s of a second"
 ends 6 --kernel panic < /dev/null
 ends 4 --kernel triple < /dev/null
 grep -q '^vCPU 0: triple fault at 0010:0x100008' err || fail "post-mortem: $(head -3 err)"
