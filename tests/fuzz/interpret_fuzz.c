@@ -27,8 +27,8 @@
 #define CODE 0x7c00u
 #define TABLES 0x10000u /* PML4 or page directory, then what it needs */
 #define HEADER 68u
-#define INSTRUCTIONS_MAX 2000u
-#define EXITS_MAX 3000u
+#define INSTRUCTIONS_MAX 400u
+#define EXITS_MAX 200u
 
 enum start { START_REAL, START_16, START_32, START_32_PAGING, START_PAE, START_V86, START_64, START_COMPAT, START_COUNT };
 
