@@ -103,18 +103,18 @@ static void test_single_step(void)
     ok_debug(&t, DR6_BS, rep_end, "REP with RCX 0 is one step");
     t = run_kernel(repe_scan, .flags = FL_1 | FL_TF, .cx = 5, .di = (word)from, .ax = 'x');
     ok_debug(&t, DR6_BS, repe_scan_end, "REPE SCASB that ends by ZF is one step");
-    word stack[] = {FL_1 | FL_TF, 0};
+    word *stack = STACK(FL_1 | FL_TF, 0);
     t = run_kernel(popf_set, .sp = (word)stack);
     ok_debug(&t, DR6_BS, popf_3, "POPF that sets TF: the trap is after the next instruction");
     clear();
-    word stack2[] = {FL_1, 0};
+    word *stack2 = STACK(FL_1, 0);
     t = run_kernel(popf_clear, .sp = (word)stack2, .flags = FL_1 | FL_TF);
     ok_debug(&t, DR6_BS, clear_2, "POPF that clears TF is still trapped");
     ok(!(t.regs.flags & FL_TF), "... with TF clear in the saved flags");
     t = run_kernel(pushf_code, .flags = FL_1 | FL_TF);
     ok_debug(&t, DR6_BS, pushf_2, "PUSHF");
     ok(*(word *)t.regs.sp & FL_TF, "... pushes TF");
-    word frame[] = {(word)iret_target, SEL_KCODE, FL_1 | FL_TF, (word)kernel_stack_top, SEL_KDATA};
+    word *frame = STACK((word)iret_target, SEL_KCODE, FL_1 | FL_TF, (word)kernel_stack_top, SEL_KDATA);
     t = run_kernel(iret, .sp = (word)frame);
     ok_debug(&t, DR6_BS, iret_target_2, "IRET that sets TF: the trap is after the next instruction");
     t = run_kernel(load_ss, .dx = SEL_KDATA, .flags = FL_1 | FL_TF);
@@ -364,10 +364,10 @@ static void test_registers(void)
     t = run_kernel(breakpoints);
     ok((t.dr6 & (DR6_BS | 1)) == (DR6_BS | 1), "BS stays until software clears it");
     clear();
-    word frame[] = {(word)ud2, SEL_KCODE, FL_1 | FL_RF, (word)kernel_stack_top, SEL_KDATA};
+    word *frame = STACK((word)ud2, SEL_KCODE, FL_1 | FL_RF, (word)kernel_stack_top, SEL_KDATA);
     t = run_kernel(iret, .sp = (word)frame);
     ok_trap(&t, UD, NO_ERROR, ud2, "IRET loads RF");
-    word stack[] = {FL_1 | FL_RF, 0};
+    word *stack = STACK(FL_1 | FL_RF, 0);
     t = run_kernel(popf_set, .sp = (word)stack);
     ok(t.vector == DONE && !(t.regs.flags & FL_RF), "POPF does not");
 }

@@ -121,7 +121,7 @@ static void test_faults(void)
     ok(t.vector == DONE && !(t.regs.flags & FL_IF), "CLI at level 3, IOPL 3");
     t = run_user(hlt, .flags = FL_1 | FL_IOPL);
     ok_trap(&t, GP, 0, hlt, "HLT at level 3");
-    word stack[] = {FL_1 | FL_IF | FL_IOPL | FL_NT | FL_ID};
+    word *stack = STACK(FL_1 | FL_IF | FL_IOPL | FL_NT | FL_ID);
     t = run_user(popf_code, .sp = (word)stack);
     ok_equal(t.regs.flags, FL_1 | FL_NT | FL_ID, "POPF at level 3: IF and IOPL stay");
     t = run_user(popf_code, .sp = (word)stack, .flags = FL_1 | FL_IOPL);
@@ -333,14 +333,14 @@ static void test_call_gates(void)
     struct far_pointer out = {(word)nothing, SEL_UCODE | 3};
     t = run_kernel(far_call, .di = (word)&out);
     ok_trap(&t, GP, SEL_UCODE, far_call, "CALL to a less privileged segment: #GP(selector)");
-    word frame4[] = {(word)nothing, SEL_UCODE | 3, (word)user_stack_top, SEL_UDATA | 3};
+    word *frame4 = STACK((word)nothing, SEL_UCODE | 3, (word)user_stack_top, SEL_UDATA | 3);
     t = run_kernel(far_return, .sp = (word)frame4, .ds = SEL_KDATA, .es = SEL_UDATA | 3);
     ok(t.vector == DONE && t.regs.cs == (SEL_UCODE | 3) && t.regs.sp == (word)user_stack_top, "RET to level 3");
     ok(t.regs.ds == 0 && t.regs.es == (SEL_UDATA | 3), "... clears DS of DPL 0, keeps ES of DPL 3");
-    word same[] = {(word)nothing, SEL_UCODE | 2, (word)user_stack_top, SEL_UDATA | 3};
+    word *same = STACK((word)nothing, SEL_UCODE | 2, (word)user_stack_top, SEL_UDATA | 3);
     t = run_kernel(far_return, .sp = (word)same);
     ok_trap(&t, GP, SEL_UCODE, far_return, "RET with RPL that is not DPL: #GP(selector)");
-    word inward[] = {(word)nothing, SEL_KCODE, 0, 0};
+    word *inward = STACK((word)nothing, SEL_KCODE, 0, 0);
     t = run_user(far_return, .sp = (word)inward);
     ok_trap(&t, GP, SEL_KCODE, far_return, "RET to a more privileged level: #GP(selector)");
 }
@@ -348,7 +348,7 @@ __asm__(".pushsection .low,\"awx\"\nlow_target: int $0x81\n.popsection");
 
 static void test_iret(void)
 {
-    static word frame[8];
+    word *frame = STACK(0);
     word good[] = {(word)nothing, SEL_UCODE | 3, FL_1 | FL_IF, (word)user_stack_top, SEL_UDATA | 3};
     memcpy(frame, good, sizeof good);
     struct trap t = run_kernel(iret, .sp = (word)frame);

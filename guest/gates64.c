@@ -183,7 +183,7 @@ static void test_nested(void)
 
 static void test_iret(void)
 {
-    static word frame[8] __attribute__((aligned(16)));
+    word *frame = STACK(0);
     word good[] = {USER(nothing), SEL_UCODE | 3, FL_1 | FL_IF, USER(user_stack_top), SEL_UDATA | 3};
     memcpy(frame, good, sizeof good);
     struct trap t = run_kernel(iretq, .sp = (word)frame);
@@ -242,7 +242,7 @@ static void test_iret(void)
 
 static void test_compat(void)
 {
-    static word frame[8];
+    word *frame = STACK(0);
     /* Compatibility mode sees only 4 GiB: identity pages for level 0. */
     word to[] = {(word)compat, SEL_KCODE32, FL_1, (word)kernel_stack_top, SEL_KDATA};
     memcpy(frame, to, sizeof to);

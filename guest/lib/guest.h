@@ -215,6 +215,10 @@ extern char trap_stack_top[];                     /* SP0 of the TSS */
 #define run_kernel(code, ...) run(&REGS_KERNEL(code, ##__VA_ARGS__))
 #define run_user(code, ...) run(&REGS_USER(code, ##__VA_ARGS__))
 
+/* Words for a snippet to pop: at a place with room for frames below. Valid until the next but one. */
+word *stack_put(const word *words, unsigned count);
+#define STACK(...) stack_put((const word[]){__VA_ARGS__}, sizeof((const word[]){__VA_ARGS__}) / sizeof(word))
+
 #define NO_ERROR (~0ul)
 /* Vector, error code (NO_ERROR: none was pushed) and the saved instruction pointer. */
 bool ok_trap(const struct trap *t, word vector, word error, const void *ip, const char *format, ...)
