@@ -2,7 +2,8 @@
  * uses.
  *
  * The kernel reports a hang-up on the master side as long as nobody has the other side open, but not its end; so while
- * there is nobody, a timer looks ten times a second. The line is raw from the start. */
+ * there is nobody, a timer looks ten times a second. What somebody typed before he went stays in the kernel until the
+ * device takes it. The line is raw from the start. */
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
@@ -63,7 +64,8 @@ static void pty_look(void *opaque)
     struct pty *p = opaque;
     struct pollfd poll_fd = {.fd = p->master.fd, .events = POLLIN};
     poll(&poll_fd, 1, 0);
-    if ((poll_fd.revents & POLLHUP) && !(poll_fd.revents & POLLIN)) {
+    bool typed = (poll_fd.revents & POLLIN) && chardev_can_receive(&p->dev) > 0;
+    if ((poll_fd.revents & POLLHUP) && !typed) {
         timer_arm(&p->look, clock_monotonic_ns() + LOOK_NS);
         return;
     }

@@ -85,18 +85,20 @@ size_t output_room(const struct output *out)
     return OUTPUT_SIZE - out->length;
 }
 
-/* Writes what the host takes now. False when it takes nothing more for good, and the output is closed. */
-static bool output_drain(struct output *out)
+/* Writes what the host takes now. False when it takes nothing more for good, and the output is closed: a far end that
+ * has hung up and is full will not be emptied by anybody (a pty says EAGAIN then, where sockets and pipes say EPIPE). */
+static bool output_drain(struct output *out, bool hangup)
 {
     while (out->length > 0) {
         size_t piece = OUTPUT_SIZE - out->head;
         if (piece > out->length)
             piece = out->length;
         ssize_t put = stream_fd_write(&out->to, out->bytes + out->head, piece);
-        if (put == 0 || (put < 0 && errno == EAGAIN))
+        bool full = put == 0 || (put < 0 && errno == EAGAIN);
+        if (full && !hangup)
             return true;
-        if (put < 0) {
-            int error = errno;
+        if (put <= 0) {
+            int error = full ? EIO : errno;
             output_close(out);
             if (out->failed != NULL)
                 out->failed(out->opaque, error);
@@ -121,7 +123,7 @@ static void output_pay(struct output *out)
 static void output_ready(void *opaque, unsigned events)
 {
     struct output *out = opaque;
-    if (output_drain(out) && out->length == 0)
+    if (output_drain(out, events & LOOP_HANGUP) && out->length == 0)
         loop_modify(out->source, 0);
     output_pay(out);
 }
@@ -169,7 +171,7 @@ void output_flush(struct output *out, uint64_t timeout_ns)
         struct pollfd p = {.fd = out->to.fd, .events = POLLOUT};
         poll(&p, 1, (int)((end_ns - now_ns) / 1000000 + 1));
         if (p.revents != 0)
-            output_drain(out);
+            output_drain(out, p.revents & (POLLHUP | POLLERR | POLLNVAL));
     }
 }
 

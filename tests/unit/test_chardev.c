@@ -364,6 +364,41 @@ static void test_pty(void **state)
     device_close(&d);
 }
 
+/* Whoever had a pty open goes while the device neither takes what he typed nor has got rid of its output. */
+static void test_pty_hangup(void **state)
+{
+    static uint8_t flood[200000];
+    struct device d;
+    assert_true(device_open(&d, "pty", NULL));
+    char path[64];
+    assert_int_equal(sscanf(d.announced, "char device redirected to %63s", path), 1);
+    int fd = open(path, O_RDWR | O_NOCTTY | O_CLOEXEC);
+    assert_true(fd >= 0);
+    device_turn(&d, 250);
+    assert_true(d.carrier);
+    d.room = 0;
+    assert_int_equal(write(fd, "typed", 5), 5);
+    device_turn(&d, 20);
+    assert_true(chardev_write(d.dev, flood, sizeof flood) < sizeof flood);
+    device_turn(&d, 20);
+    close(fd);
+    device_turn(&d, 250);
+    assert_false(d.carrier);
+    assert_int_not_equal(d.writables, 0);
+    assert_int_equal(chardev_write(d.dev, flood, sizeof flood), sizeof flood); /* into the void */
+    struct timespec before, after;
+    clock_gettime(CLOCK_THREAD_CPUTIME_ID, &before);
+    device_turn(&d, 300);
+    clock_gettime(CLOCK_THREAD_CPUTIME_ID, &after);
+    assert_true((after.tv_sec - before.tv_sec) * 1000000000 + after.tv_nsec - before.tv_nsec < 50000000);
+    assert_false(d.carrier);
+    d.room = 100;
+    device_turn(&d, 250);
+    assert_int_equal(d.length, 5); /* what was typed is not lost */
+    assert_memory_equal(d.got, "typed", 5);
+    device_close(&d);
+}
+
 /* Runs an echoing device on stdio in a child until `ms` have passed or it is told to quit; its exit status is the
  * number of breaks, plus 100 when it was told to quit. */
 static pid_t fork_stdio(int in, int out, bool session, unsigned ms)
@@ -509,6 +544,7 @@ int main(void)
         cmocka_unit_test(test_unix_back_pressure),
         cmocka_unit_test(test_unix_client),
         cmocka_unit_test(test_pty),
+        cmocka_unit_test(test_pty_hangup),
         cmocka_unit_test(test_stdio_pipes),
         cmocka_unit_test(test_stdio_file_and_closed_pipe),
         cmocka_unit_test(test_stdio_keys),
