@@ -1,8 +1,8 @@
 /* Standard input and output as the far end of a serial line.
  *
  * On a terminal, Ctrl-A introduces a command for us, with the keys QEMU has for it; all else goes to the guest. From a
- * pipe or a file every byte goes to the guest, Ctrl-A too. Input is read ahead, up to 4 KiB, even while the device has
- * no room: otherwise a guest that hangs could not be quit with Ctrl-A x.
+ * pipe or a file every byte goes to the guest, Ctrl-A too. Input is read ahead, up to 1 MiB, even while the device has
+ * no room: otherwise a guest that hangs could not be quit with Ctrl-A x behind what was typed or pasted before.
  *
  * Timestamps (Ctrl-A t) are written before the first byte of each line of output: time since they were switched on. */
 #include <errno.h>
@@ -18,7 +18,8 @@
 #include "host/tty.h"
 
 #define ESCAPE_KEY 0x01 /* Ctrl-A */
-#define AHEAD_SIZE 4096u
+#define AHEAD_SIZE (1024u * 1024u)
+#define PIECE_SIZE 4096u /* moved at a time */
 #define FLUSH_NS NS_PER_S
 
 struct stdio {
@@ -100,7 +101,9 @@ static void stdio_deliver(struct stdio *s)
             n = s->ahead_length;
         if (n > AHEAD_SIZE - s->ahead_head)
             n = AHEAD_SIZE - s->ahead_head;
-        uint8_t bytes[AHEAD_SIZE]; /* taken out before: the device may call back */
+        uint8_t bytes[PIECE_SIZE]; /* taken out before: the device may call back */
+        if (n > sizeof bytes)
+            n = sizeof bytes;
         memcpy(bytes, s->ahead + s->ahead_head, n);
         s->ahead_head = (s->ahead_head + n) % AHEAD_SIZE;
         s->ahead_length -= n;
@@ -125,8 +128,8 @@ static void stdio_ready(void *opaque, unsigned events)
         loop_modify(s->source, 0);
         return;
     }
-    uint8_t bytes[AHEAD_SIZE];
-    ssize_t got = stream_fd_read(&s->in, bytes, room);
+    uint8_t bytes[PIECE_SIZE];
+    ssize_t got = stream_fd_read(&s->in, bytes, room < sizeof bytes ? room : sizeof bytes);
     if (got < 0 && errno == EAGAIN && !(events & LOOP_HANGUP))
         return;
     if (got <= 0) {

@@ -399,9 +399,9 @@ static void test_pty_hangup(void **state)
     device_close(&d);
 }
 
-/* Runs an echoing device on stdio in a child until `ms` have passed or it is told to quit; its exit status is the
+/* Runs a device that echoes, or takes no input at all, on stdio in a child until `ms` have passed or it is told to quit; its exit status is the
  * number of breaks, plus 100 when it was told to quit. */
-static pid_t fork_stdio(int in, int out, bool session, unsigned ms)
+static pid_t fork_stdio(int in, int out, bool session, bool deaf, unsigned ms)
 {
     pid_t child = fork();
     if (child != 0)
@@ -416,6 +416,8 @@ static pid_t fork_stdio(int in, int out, bool session, unsigned ms)
     if (!device_open(&d, "stdio", NULL))
         _exit(99);
     d.echo = true;
+    if (deaf)
+        d.room = 0;
     device_say(&d, "ready\n");
     for (unsigned i = 0; i < ms / 5 && d.quits == 0; i++)
         device_turn(&d, 5);
@@ -438,7 +440,7 @@ static void test_stdio_pipes(void **state)
     char text[100] = "";
     assert_int_equal(pipe2(in, O_CLOEXEC), 0);
     assert_int_equal(pipe2(out, O_CLOEXEC), 0);
-    pid_t child = fork_stdio(in[0], out[1], false, 300);
+    pid_t child = fork_stdio(in[0], out[1], false, false, 300);
     assert_int_equal(write(in[1], "a\001xb", 4), 4); /* not a terminal: Ctrl-A is a byte like others */
     close(in[1]);                                    /* the end of input changes nothing */
     assert_int_equal(child_status(child), 0);
@@ -458,13 +460,13 @@ static void test_stdio_file_and_closed_pipe(void **state)
     assert_int_equal(write(in, "from a file", 11), 11);
     lseek(in, 0, SEEK_SET);
     assert_int_equal(pipe2(out, O_CLOEXEC), 0);
-    pid_t child = fork_stdio(in, out[1], false, 100);
+    pid_t child = fork_stdio(in, out[1], false, false, 100);
     assert_int_equal(child_status(child), 0);
     char text[100] = "";
     assert_int_equal(read(out[0], text, sizeof text), 17);
     assert_string_equal(text, "ready\nfrom a file");
     close(out[0]);
-    child = fork_stdio(in, out[1], false, 100);
+    child = fork_stdio(in, out[1], false, false, 100);
     close(out[1]);
     assert_int_equal(child_status(child), 50); /* warned, and lived on */
     close(in);
@@ -492,15 +494,21 @@ static void type(int fd, const char *keys)
     assert_int_equal(write(fd, keys, strlen(keys)), strlen(keys));
 }
 
-static void test_stdio_keys(void **state)
+static int open_terminal(int *slave)
 {
     char name[64];
     int master = posix_openpt(O_RDWR | O_NOCTTY | O_CLOEXEC | O_NONBLOCK);
     assert_int_equal(grantpt(master), 0);
     assert_int_equal(unlockpt(master), 0);
     assert_int_equal(ptsname_r(master, name, sizeof name), 0);
-    int slave = open(name, O_RDWR | O_NOCTTY | O_CLOEXEC);
-    pid_t child = fork_stdio(slave, slave, true, 20000);
+    *slave = open(name, O_RDWR | O_NOCTTY | O_CLOEXEC);
+    return master;
+}
+
+static void test_stdio_keys(void **state)
+{
+    int slave, master = open_terminal(&slave);
+    pid_t child = fork_stdio(slave, slave, true, false, 20000);
     expect(master, "ready");
     type(master, "abc\003");
     expect(master, "abc\003"); /* echoed by the device, not by the terminal; Ctrl-C is a byte */
@@ -514,6 +522,31 @@ static void test_stdio_keys(void **state)
     type(master, "\001x");
     expect(master, "ring3: quit");
     assert_int_equal(child_status(child), 102);
+    close(slave);
+    close(master);
+}
+
+/* A guest that has stopped reading can still be quit, however much was pasted into it before. */
+static void test_stdio_paste_then_quit(void **state)
+{
+    static char text[1000];
+    int slave, master = open_terminal(&slave);
+    pid_t child = fork_stdio(slave, slave, true, true, 20000);
+    expect(master, "ready");
+    memset(text, 'p', sizeof text);
+    for (unsigned sent = 0; sent < 100 * sizeof text;) {
+        ssize_t n = write(master, text, sizeof text);
+        sent += n > 0 ? (unsigned)n : 0;
+        if (n < 0) {
+            assert_int_equal(errno, EAGAIN);
+            assert_int_equal(waitpid(child, NULL, WNOHANG), 0);
+            usleep(1000);
+        }
+    }
+    usleep(100000); /* until the terminal has room */
+    type(master, "\001x");
+    expect(master, "ring3: quit");
+    assert_int_equal(child_status(child), 100);
     close(slave);
     close(master);
 }
@@ -548,6 +581,7 @@ int main(void)
         cmocka_unit_test(test_stdio_pipes),
         cmocka_unit_test(test_stdio_file_and_closed_pipe),
         cmocka_unit_test(test_stdio_keys),
+        cmocka_unit_test(test_stdio_paste_then_quit),
     };
     alarm(120);
     signal(SIGPIPE, SIG_IGN);
