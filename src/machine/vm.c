@@ -6,7 +6,8 @@
  *
  * Clock "instructions": guest time is INSTRUCTION_NS for each instruction executed, plus what was skipped while the
  * processor was halted: then time jumps to the next timer. Only the vCPU's thread fires timers, at instruction counts that
- * are the same in every run. What comes from outside (keystrokes on the console) is the one thing that cannot repeat.
+ * are the same in every run. What comes from outside (keystrokes on the console) is the one thing that cannot repeat; it
+ * happens at the guest time at which the engine was last entered, because the count belongs to the vCPU's thread.
  *
  * Ends. A device that was asked for power-off, reset or exit notes it here and makes the engine return; the vCPU's
  * thread then acts. vm_stop() only stores and wakes, so that a signal handler may call it.
@@ -68,6 +69,9 @@ struct vm {
     struct error error;
     bool failed;
     uint64_t halted_ns;
+    bool running;        /* `runner` is the vCPU's thread, and executes or waits */
+    pthread_t runner;
+    uint64_t entered_ns; /* clock "instructions": guest time when it last let go of the lock */
 
     _Atomic int stop_reason; /* enum vm_stop_reason, 0: none */
 };
@@ -80,10 +84,16 @@ static uint64_t host_now_ns(void *opaque)
     return clock_monotonic_ns() - vm->start_ns;
 }
 
+/* On the vCPU's thread, or while there is none. */
+static uint64_t exact_now_ns(const struct vm *vm)
+{
+    return vm->vcpu->instructions * INSTRUCTION_NS + vm->skipped_ns;
+}
+
 static uint64_t instruction_now_ns(void *opaque)
 {
     struct vm *vm = opaque;
-    return vm->vcpu->instructions * INSTRUCTION_NS + vm->skipped_ns;
+    return vm->running && !pthread_equal(vm->runner, pthread_self()) ? vm->entered_ns : exact_now_ns(vm);
 }
 
 /* The host's time of the next guest timer. Guests may ask for times that the host's clock cannot even express. */
@@ -327,6 +337,7 @@ static void lend_lock(struct vm *vm, uint64_t *held_since_ns)
 {
     if (clock_monotonic_ns() - *held_since_ns < LOCK_HELD_NS)
         return;
+    vm->entered_ns = exact_now_ns(vm);
     pthread_mutex_unlock(&vm->lock);
     nanosleep(&(struct timespec){.tv_nsec = LOCK_LENT_NS}, NULL);
     pthread_mutex_lock(&vm->lock);
@@ -346,6 +357,7 @@ static void wait_halted(struct vm *vm)
             timer_queue_run(&vm->queue);
             lend_lock(vm, &held_since);
         } else {
+            vm->entered_ns = exact_now_ns(vm);
             pthread_cond_wait(&vm->wake, &vm->lock);
         }
     }
@@ -373,6 +385,8 @@ static void *vcpu_thread(void *opaque)
     struct vcpu *v = vm->vcpu;
     check_set_context(postmortem_context, v);
     pthread_mutex_lock(&vm->lock);
+    vm->runner = pthread_self();
+    vm->running = true;
     while (!vm->ended) {
         atomic_fetch_and(&v->pending, ~(uint32_t)(PENDING_STOP | PENDING_RESET));
         if (vm->reset_requested)
@@ -381,6 +395,7 @@ static void *vcpu_thread(void *opaque)
         atomic_fetch_and(&v->pending, ~(uint32_t)PENDING_STOP);
         if (vm->ended)
             break;
+        vm->entered_ns = exact_now_ns(vm);
         pthread_mutex_unlock(&vm->lock);
         if (atomic_load(&vm->stop_reason) == 0)
             vm->engine->run(v, until);
@@ -392,6 +407,7 @@ static void *vcpu_thread(void *opaque)
         else if (!vcpu_runnable(v))
             wait_halted(vm);
     }
+    vm->running = false;
     pthread_mutex_unlock(&vm->lock);
     check_set_context(NULL, NULL);
     return NULL;
