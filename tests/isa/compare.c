@@ -57,6 +57,12 @@ static unsigned shift_count(const struct isa_case *c, const struct decoded *d)
     return (unsigned)count & (d->in.operand_width == 64 ? 63 : 31);
 }
 
+bool isa_may_keep_flags(const ZydisDecodedInstruction *in)
+{
+    return is_shift(in->mnemonic) || is_rotate(in->mnemonic) || is_double_shift(in->mnemonic) ||
+           (in->attributes & (ZYDIS_ATTRIB_HAS_REPE | ZYDIS_ATTRIB_HAS_REPNE)) != 0;
+}
+
 /* SDM vol. 2: SAL/SAR/SHL/SHR, RCL/RCR/ROL/ROR, SHLD, SHRD, under "Flags Affected". */
 static unsigned flags_undefined(const struct isa_case *c, const struct decoded *d, bool first)
 {
@@ -85,7 +91,7 @@ static unsigned flags_undefined_at(const struct isa_case *c, uint64_t rip)
 
     while (c->state.rip + offset != rip && decode_at(c, offset, &d)) {
         const ZydisAccessedFlags *flags = d.in.cpu_flags;
-        if (flags != NULL)
+        if (flags != NULL && (offset == 0 || !isa_may_keep_flags(&d.in)))
             undefined &= ~(unsigned)(flags->modified | flags->set_0 | flags->set_1);
         undefined |= flags_undefined(c, &d, offset == 0);
         offset += d.in.length;
@@ -283,7 +289,7 @@ static bool excuse_alignment(const struct excuse_context *x)
     bool one = x->native->vector == 17 || x->ring3->vector == 17;
     if (!(x->c->state.rflags & 0x40000) || !one)
         return false;
-    if (is_memory_fault(x->native) && is_memory_fault(x->ring3))
+    if (is_memory_fault(x->native) && is_memory_fault(x->ring3) && x->native->state.rip == x->ring3->state.rip)
         return true;
     return x->d->valid && (is_gather(x->d->in.mnemonic) || is_image(x->d->in.mnemonic) || has_wide_operand(x->d) ||
                            loads_far_pointer(x->d->in.mnemonic));
@@ -339,7 +345,7 @@ static bool excuse_image(const struct excuse_context *x)
 
 static bool excuse_mask_move(const struct excuse_context *x)
 {
-    uint64_t apart = x->native->cr2 - x->ring3->cr2;
+    uint32_t apart = (uint32_t)(x->native->cr2 - x->ring3->cr2);
     switch (x->d->valid ? x->d->in.mnemonic : ZYDIS_MNEMONIC_INVALID) {
     case ZYDIS_MNEMONIC_MASKMOVQ:
     case ZYDIS_MNEMONIC_MASKMOVDQU:
@@ -409,6 +415,17 @@ static bool excuse_null_base(const struct excuse_context *x)
            (!gs || (a->seg[ISA_GS] <= 3 && (a->gs_base == 0 || b->gs_base == 0)));
 }
 
+/* INT1 is among what is left of a damaged instruction. */
+static bool excuse_debug(const struct excuse_context *x)
+{
+    return x->c->row == ROW_BYTES && x->native->vector == 1;
+}
+
+static bool excuse_endless(const struct excuse_context *x)
+{
+    return x->native->vector == ISA_HANG && x->ring3->vector == ISA_HANG;
+}
+
 static const struct {
     bool (*applies)(const struct excuse_context *x);
     const char *why;
@@ -427,13 +444,23 @@ static const struct {
     {excuse_too_long, "an instruction that is invalid in more than one way"},
     {excuse_prefetch, "0F 0D with a register: NOP on Intel, #UD on AMD (APM 3, PREFETCH)"},
     {excuse_sha, "SHA instructions: AMD's processors do not check the alignment of their operand"},
+    {excuse_debug, "INT1 cannot be delivered without an IDT"},
+    {excuse_endless, "neither ends: they are stopped at different times"},
     {excuse_null_base, "a null selector in FS or GS: AMD's processors may keep the base (APM 2, 4.5.3)"},
 };
+
+/* RIP of the instruction over which they part. */
+static uint64_t first_fault(const struct isa_result *native, const struct isa_result *ring3)
+{
+    if (is_fault(native) && is_fault(ring3))
+        return native->state.rip < ring3->state.rip ? native->state.rip : ring3->state.rip;
+    return (is_fault(native) ? native : ring3)->state.rip;
+}
 
 const char *isa_excuse(const struct isa_case *c, const struct isa_result *native, const struct isa_result *ring3)
 {
     struct decoded d;
-    uint64_t at = (is_fault(native) ? native : ring3)->state.rip - c->state.rip;
+    uint64_t at = first_fault(native, ring3) - c->state.rip;
     struct excuse_context x = {c, &d, native, ring3};
 
     if (!(is_fault(native) || is_fault(ring3)) || at >= c->length)

@@ -599,7 +599,8 @@ static void sequence_follow(struct maker *m, const struct draft *d)
     const ZydisAccessedFlags *flags = d->in.cpu_flags;
 
     if (flags != NULL) {
-        m->undefined &= ~(unsigned)(flags->modified | flags->set_0 | flags->set_1);
+        if (!isa_may_keep_flags(&d->in))
+            m->undefined &= ~(unsigned)(flags->modified | flags->set_0 | flags->set_1);
         m->undefined |= flags->undefined;
     }
     for (unsigned i = 0; i < d->in.operand_count; i++) {

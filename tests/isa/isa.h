@@ -213,6 +213,8 @@ void isa_vcpu_run(struct isa_vcpu *t, const struct isa_case *c, struct isa_resul
 
 /* ---- compare.c ---- */
 enum isa_verdict { ISA_SAME, ISA_EXCUSED /* a known difference between processors */, ISA_DIFFERENT };
+/* With a count of zero it changes no flag: shifts, rotates, repeated comparisons. */
+bool isa_may_keep_flags(const ZydisDecodedInstruction *in);
 enum isa_verdict isa_compare(const struct isa_case *c, const struct isa_result *native, const struct isa_result *ring3);
 /* Which difference between two correct processors this is, if it is one; or NULL. */
 const char *isa_excuse(const struct isa_case *c, const struct isa_result *native, const struct isa_result *ring3);

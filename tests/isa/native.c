@@ -78,6 +78,7 @@ static struct {
     uint32_t ticks, ticks_case;
     bool running;
     bool ymm; /* the frame has upper halves */
+    const uint8_t *noise;
 } child;
 
 /* Signals come here. rsp is the frame: [return address][ucontext][siginfo]; rdi, rsi, rdx are the arguments. */
@@ -143,6 +144,30 @@ static void NO_SANITIZE futex_wake(_Atomic uint32_t *word)
     syscall(SYS_futex, word, FUTEX_WAKE, 1, NULL, NULL, 0);
 }
 
+/* Without libc's, which the sanitizers replace: the child has given up their shadow memory. */
+static void NO_SANITIZE bytes_copy(void *to, const void *from, size_t size)
+{
+    __asm__ volatile("rep movsb" : "+D"(to), "+S"(from), "+c"(size) : : "memory");
+}
+
+static void NO_SANITIZE bytes_fill(void *to, uint8_t value, size_t size)
+{
+    __asm__ volatile("rep stosb" : "+D"(to), "+c"(size) : "a"(value) : "memory");
+}
+
+static void NO_SANITIZE arena_fill(const struct isa_case *c)
+{
+    uint8_t *arena = child.native->arena;
+
+    bytes_copy(arena, child.noise, ARENA_SIZE);
+    for (unsigned i = 0; i < c->patch_count; i++) {
+        unsigned offset = c->patch[i].offset;
+        if (offset < ARENA_SIZE)
+            bytes_copy(arena + offset, c->patch[i].bytes,
+                       c->patch[i].size < ARENA_SIZE - offset ? c->patch[i].size : ARENA_SIZE - offset);
+    }
+}
+
 static void NO_SANITIZE case_load(const struct isa_case *c, ucontext_t *uc)
 {
     const struct isa_state *s = &c->state;
@@ -156,16 +181,16 @@ static void NO_SANITIZE case_load(const struct isa_case *c, ucontext_t *uc)
     /* 4: UC_STRICT_RESTORE_SS, so that the kernel takes SS as it is. */
     uc->uc_flags |= 4;
 
-    memcpy(x + 0, &s->fcw, 2);
-    memcpy(x + 2, &s->fsw, 2);
+    bytes_copy(x + 0, &s->fcw, 2);
+    bytes_copy(x + 2, &s->fsw, 2);
     x[4] = s->ftw;
-    memset(x + 5, 0, 19); /* FOP, FIP, FDP */
-    memcpy(x + 24, &s->mxcsr, 4);
-    memcpy(x + 32, s->st, 128);
+    bytes_fill(x + 5, 0, 19); /* FOP, FIP, FDP */
+    bytes_copy(x + 24, &s->mxcsr, 4);
+    bytes_copy(x + 32, s->st, 128);
     for (unsigned i = 0; i < 16; i++) {
-        memcpy(x + 160 + 16 * i, s->ymm[i], 16);
+        bytes_copy(x + 160 + 16 * i, s->ymm[i], 16);
         if (child.ymm)
-            memcpy(x + XSAVE_YMM + 16 * i, s->ymm[i] + 16, 16);
+            bytes_copy(x + XSAVE_YMM + 16 * i, s->ymm[i] + 16, 16);
     }
     x[XSAVE_BV] |= child.ymm ? 7 : 3;
 
@@ -177,12 +202,11 @@ static void NO_SANITIZE case_load(const struct isa_case *c, ucontext_t *uc)
     native_stub.gs_base = s->gs_base;
     native_stub.load_bases = c->mode == ISA_64;
 
-    memset(child.native->code + child.dirty_offset, 0xcc, child.dirty_length);
-    memcpy(child.native->code + c->code_offset, c->code, c->length);
+    bytes_fill(child.native->code + child.dirty_offset, 0xcc, child.dirty_length);
+    bytes_copy(child.native->code + c->code_offset, c->code, c->length);
     child.dirty_offset = c->code_offset;
     child.dirty_length = c->length;
-    memcpy(child.native->arena, isa_noise(), ARENA_SIZE);
-    isa_patch(c, child.native->arena);
+    arena_fill(c);
 }
 
 static void NO_SANITIZE case_store(struct isa_result *r, const ucontext_t *uc)
@@ -210,29 +234,29 @@ static void NO_SANITIZE case_store(struct isa_result *r, const ucontext_t *uc)
     s->seg[ISA_GS] = native_stub.gs;
     s->fs_base = native_stub.fs_base;
     s->gs_base = native_stub.gs_base;
-    memcpy(&s->mxcsr, x + 24, 4);
+    bytes_copy(&s->mxcsr, x + 24, 4);
     if (in_use & 1) {
-        memcpy(&s->fcw, x + 0, 2);
-        memcpy(&s->fsw, x + 2, 2);
+        bytes_copy(&s->fcw, x + 0, 2);
+        bytes_copy(&s->fsw, x + 2, 2);
         s->ftw = x[4];
-        memcpy(s->st, x + 32, 128);
+        bytes_copy(s->st, x + 32, 128);
     } else {
         s->fcw = 0x37f;
         s->fsw = 0;
         s->ftw = 0;
-        memset(s->st, 0, 128);
+        bytes_fill(s->st, 0, 128);
     }
     for (unsigned i = 0; i < 16; i++) {
         if (in_use & 2)
-            memcpy(s->ymm[i], x + 160 + 16 * i, 16);
+            bytes_copy(s->ymm[i], x + 160 + 16 * i, 16);
         else
-            memset(s->ymm[i], 0, 16);
+            bytes_fill(s->ymm[i], 0, 16);
         if (child.ymm && (in_use & 4))
-            memcpy(s->ymm[i] + 16, x + XSAVE_YMM + 16 * i, 16);
+            bytes_copy(s->ymm[i] + 16, x + XSAVE_YMM + 16 * i, 16);
         else
-            memset(s->ymm[i] + 16, 0, 16);
+            bytes_fill(s->ymm[i] + 16, 0, 16);
     }
-    memcpy(r->arena, child.native->arena, ARENA_SIZE);
+    bytes_copy(r->arena, child.native->arena, ARENA_SIZE);
     if (r->vector == 3) {
         r->vector = ISA_END;
         r->error = 0;
@@ -283,9 +307,9 @@ __attribute__((used)) void NO_SANITIZE native_handler(int signal, siginfo_t *inf
 }
 
 /* Nothing but returning from a signal and waiting on a futex. A case's own system calls come from CODE. */
-static bool child_confine(void)
+static bool NO_SANITIZE child_confine(void)
 {
-    struct sock_filter code[] = {
+    static const struct sock_filter code[] = {
         BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, arch)),
         BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, AUDIT_ARCH_X86_64, 0, 3),
         BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
@@ -294,8 +318,9 @@ static bool child_confine(void)
         BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_TRAP),
         BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
     };
-    struct sock_fprog program = {.len = ARRAY_LEN(code), .filter = code};
-    return prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0 && prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program) == 0;
+    static const struct sock_fprog program = {.len = ARRAY_LEN(code), .filter = (struct sock_filter *)code};
+    return syscall(SYS_prctl, PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0 &&
+           syscall(SYS_prctl, PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program, 0, 0) == 0;
 }
 
 static bool ldt_install(void)
@@ -314,7 +339,7 @@ static bool ldt_install(void)
     return true;
 }
 
-static _Noreturn void child_main(struct native *n)
+static _Noreturn void NO_SANITIZE child_main(struct native *n)
 {
     static const int signals[] = {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGTRAP, SIGSYS, SIGALRM, SIGUSR1};
     stack_t stack = {.ss_sp = n->frame_stack, .ss_size = FRAME_STACK_SIZE};
@@ -343,7 +368,7 @@ static _Noreturn void child_main(struct native *n)
     }
     for (uint64_t page = 0; page < CODE_SIZE; page += PAGE_SIZE)
         (void)*(volatile uint8_t *)(CODE + page);
-    isa_noise();
+    child.noise = isa_noise();
 
     sigaltstack(&stack, NULL);
     sigfillset(&action.sa_mask);
@@ -351,11 +376,15 @@ static _Noreturn void child_main(struct native *n)
     for (unsigned i = 0; i < ARRAY_LEN(signals); i++)
         sigaction(signals[i], &action, NULL);
     setitimer(ITIMER_REAL, &timer, NULL);
+#ifdef __SANITIZE_ADDRESS__
+    /* The sanitizer's shadow memory, so that a case's stray address does not find it. From here on nothing may use it. */
+    syscall(SYS_munmap, 0x7fff8000ul, 0x10007fff8000ul - 0x7fff8000ul);
+#endif
     if (!child_confine())
-        _exit(4);
+        syscall(SYS_exit_group, 4);
     /* No raise(): that is a system call with a mask around it. This comes back from the handler as the first case. */
     __asm__ volatile("ud2");
-    _exit(5);
+    __builtin_unreachable();
 }
 
 static void child_start(struct native *n)

@@ -12,10 +12,10 @@ static uint64_t integer_edge(struct rng *rng)
     case 1: return ones;
     case 2: return ones >> 1;
     case 3: return (ones >> 1) + 1;
-    case 4: return (uint64_t)-(int64_t)(1 + rng_below(rng, 8));
+    case 4: return -(uint64_t)(1 + rng_below(rng, 8));
     case 5: return 1ull << rng_below(rng, 64);
     case 6: return (1ull << rng_below(rng, 64)) - 1;
-    default: return (uint64_t)-(int64_t)((ones >> 1) + 1);
+    default: return -((ones >> 1) + 1);
     }
 }
 

@@ -286,6 +286,25 @@ static bool at_end(const struct isa_vcpu *t)
     return offset < CODE_SIZE && t->ram[GPA_CODE + offset] == 0xcc;
 }
 
+/* INT3 with prefixes, or INTO, in what is left of damaged code: there is no IDT to deliver them through. On the host they
+ * are the traps that they are. */
+static void software_interrupt_end(struct isa_vcpu *t, struct isa_result *r)
+{
+    uint8_t opcode = r->error == VECTOR_BP * 8 + ERROR_IDT ? 0xcc : 0xce;
+    uint64_t offset = t->v->rip + (t->v->code_mode == CODE_64 ? 0 : t->v->seg[SEG_CS].base) - CODE;
+
+    if (r->vector != VECTOR_GP || (r->error != VECTOR_BP * 8 + ERROR_IDT && r->error != VECTOR_OF * 8 + ERROR_IDT))
+        return;
+    for (unsigned i = 0; i < 15 && offset + i < CODE_SIZE; i++) {
+        if (t->ram[GPA_CODE + offset + i] != opcode)
+            continue;
+        r->vector = opcode == 0xcc ? ISA_END : VECTOR_OF;
+        r->error = 0;
+        t->v->rip += i + (opcode == 0xcc ? 0 : 1);
+        return;
+    }
+}
+
 void isa_vcpu_run(struct isa_vcpu *t, const struct isa_case *c, struct isa_result *r)
 {
     struct fault fault = {0};
@@ -314,6 +333,7 @@ void isa_vcpu_run(struct isa_vcpu *t, const struct isa_case *c, struct isa_resul
             break;
         }
     }
+    software_interrupt_end(t, r);
     state_store(t->v, &r->state);
     memcpy(r->arena, t->ram + GPA_ARENA, ARENA_SIZE);
 }
