@@ -1,0 +1,25 @@
+#!/bin/sh
+# Guests that execute junk: hostile.sh RING3 ENGINE hostile.elf [seeds]. Whatever the guest does, ring3 must end with a status
+# that it documents, and not by a signal. Prints TAP. A seed repeats: the clock is the instruction count.
+ring3=$1 engine=$2 program=$3 seeds=${4:-12}
+text=$(mktemp) || exit 99
+trap 'rm -f "$text"' EXIT
+n=0
+while [ "$n" -lt "$seeds" ]; do
+    n=$((n + 1))
+    wild=0
+    [ $((n % 3)) = 0 ] && wild=50
+    line="seed=$n rounds=1000 wild=$wild"
+    timeout -k 5 60 "$ring3" run --engine "$engine" -m 64 --kernel "$program" --append "$line" --serial null \
+        --debugcon null --timeout 3 --clock instructions --no-reboot </dev/null >"$text" 2>&1
+    status=$?
+    case $status in
+    0 | 4 | 6 | 8) verdict=ok ;;
+    124 | 137 | 1[2-9][0-9] | 2[0-9][0-9]) verdict='not ok' ;; # a hang, or a signal
+    *[13579]) verdict=ok ;;                                 # the debug exit
+    *) verdict='not ok' ;;
+    esac
+    echo "$verdict $n - $line ends with status $status"
+    [ "$verdict" = ok ] || sed 's/^/# /' "$text"
+done
+echo "1..$n"
