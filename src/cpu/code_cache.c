@@ -193,8 +193,11 @@ static uint32_t decode_run(struct vcpu *v, struct code_page *page, unsigned off)
         struct insn *in = &cache->arena[cache->used];
         bool stop = n == RUN_MAX || off >= PAGE_SIZE || page->index[off] != 0;
         if (!stop) {
+            /* A copy: another thread's device may be writing there, and what is decoded is looked at more than once. */
+            uint8_t bytes[INSN_MAX_BYTES];
             unsigned available = PAGE_SIZE - off < INSN_MAX_BYTES ? PAGE_SIZE - off : INSN_MAX_BYTES;
-            stop = decode_insn(v, page->mode, page->hva + off, available, off, in) != DECODE_OK;
+            memcpy(bytes, page->hva + off, available);
+            stop = decode_insn(v, page->mode, bytes, available, off, in) != DECODE_OK;
         }
         if (stop) {
             if (n == 0)
@@ -273,11 +276,11 @@ static const struct insn *lookup_apart(struct vcpu *v, gva_t gva)
     fetch_bytes(v, gva, bytes, 0, available);
     struct spanning *slot = &v->code->spanning[(gva ^ gva >> 12) & (SPANNING_SLOTS - 1)];
     bool same = slot->len != 0 && slot->gva == gva && slot->mode == v->code_mode;
-    if (same && slot->len > available) {
+    if (same && slot->len > available && memcmp(slot->bytes, bytes, available) == 0) {
         check_code_limit(v, slot->len);
         available = fetch_bytes(v, gva, bytes, available, slot->len);
     }
-    if (same && memcmp(slot->bytes, bytes, slot->len) == 0)
+    if (same && slot->len <= available && memcmp(slot->bytes, bytes, slot->len) == 0)
         return slot->records;
     struct insn in;
     for (;;) {
@@ -310,6 +313,7 @@ static struct code_page *page_translate(struct vcpu *v, gva_t gva, struct itlb_e
 {
     if (is_full(v))
         code_cache_reset(v);
+    check_code_limit(v, 1); /* before the page tables are looked at */
     gpa_t gpa = mmu_translate(v, gva, ACCESS_FETCH | access_current(v));
     struct code_page *page = page_find(v, gpa, v->code_mode);
     if (page != NULL)
@@ -325,11 +329,14 @@ static gva_t code_gva(const struct vcpu *v)
     return (uint32_t)(v->rip + v->seg[SEG_CS].base);
 }
 
+/* Whether the page does not lie wholly within CS. What 16-bit code has beyond 64 KiB (its limit may be larger) counts as
+ * outside: its branches are cut there, so they must not be linked. */
 static bool near_code_limit(const struct vcpu *v, unsigned off)
 {
     if (v->code_mode == CODE_64 || v->code_mode == CODE_32_FLAT)
         return false;
-    return v->rip - off + PAGE_OFFSET_MASK > v->seg[SEG_CS].limit || v->rip < off;
+    uint64_t last = v->rip - off + PAGE_OFFSET_MASK;
+    return last > v->seg[SEG_CS].limit || v->rip < off || (v->code_mode == CODE_16 && last > 0xffff);
 }
 
 static uint32_t run_number(struct vcpu *v, struct code_page *page, unsigned off)

@@ -45,6 +45,14 @@ static inline uint64_t branch_target(const struct vcpu *v, const struct insn *in
     return in->opsize == 8 ? rip : in->opsize == 4 ? (uint32_t)rip : (uint16_t)rip;
 }
 
+/* Whether the target depends on nothing but its place within the page. Where the operand size cuts it, it also depends on
+ * where the page is mapped, and the record may be run at several places. */
+static inline bool is_linkable(const struct vcpu *v, const struct insn *in, uint64_t rip)
+{
+    unsigned natural = in->mode == CODE_64 ? 8 : in->mode == CODE_16 ? 2 : 4;
+    return in->imm < PAGE_SIZE && in->opsize >= natural && rip == rip_cut(in, v->regs[GPR_PAGE] + in->imm);
+}
+
 /* A direct branch is taken. */
 static inline const struct insn *take(struct vcpu *v, const struct insn *in)
 {
@@ -60,7 +68,7 @@ static inline const struct insn *take(struct vcpu *v, const struct insn *in)
     }
     uint64_t rip = branch_target(v, in);
     branch_check(v, in, rip);
-    if (in->imm < PAGE_SIZE && rip == rip_cut(in, v->regs[GPR_PAGE] + in->imm))
+    if (is_linkable(v, in, rip))
         v->link = in;
     return leave_to(v, in, rip);
 }

@@ -23,6 +23,7 @@
  */
 #include "cpu/cpuid.h"
 #include "cpu/descriptor.h"
+#include "cpu/msr.h"
 #include "cpu/ops.h"
 #include "mmu/access.h"
 
@@ -91,7 +92,7 @@ static void event_count(struct vcpu *v, const struct event *e)
     vcpu_exit(v, &exit);
 }
 
-/* CR2 and DR6 hold the circumstances whether or not a handler is reached. */
+/* CR2 and DR6 hold the circumstances whether or not a handler is reached. #DB clears DR7.GD, DEBUGCTL.LBR and .BTF. */
 static void event_circumstances(struct vcpu *v, const struct event *e)
 {
     if (e->kind == EVENT_EXCEPTION && e->fault.vector == VECTOR_PF)
@@ -99,6 +100,7 @@ static void event_circumstances(struct vcpu *v, const struct event *e)
     if (e->kind == EVENT_EXCEPTION && e->fault.vector == VECTOR_DB) {
         v->dr[6] = (v->dr[6] & ~DR6_BREAKPOINTS) | e->fault.dr6;
         v->dr[7] &= ~DR7_GD;
+        v->msr.debugctl &= ~(DEBUGCTL_LBR | DEBUGCTL_BTF);
     }
 }
 

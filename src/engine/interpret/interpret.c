@@ -17,6 +17,7 @@
 #include "cpu/decode.h"
 #include "cpu/fast.h"
 #include "cpu/host_exec.h"
+#include "cpu/msr.h"
 #include "cpu/segment.h"
 #include "memory/memory.h"
 
@@ -137,6 +138,8 @@ static bool take_pending(struct vcpu *v)
         v->activity = ACTIVITY_RUNNING;
         v->mwait_breaks = false;
     }
+    if (v->dr6_pending != 0)
+        return v->activity == ACTIVITY_RUNNING; /* a trap of the previous instruction comes first: step_with_care() */
     struct fault event = {0};
     if ((pending & PENDING_NMI) && !v->nmi_blocked && v->shadow == 0) {
         clear_pending(v, PENDING_NMI);
@@ -187,10 +190,21 @@ static bool needs_care(const struct vcpu *v)
     return v->stepping || v->shadow != 0 || (v->rflags_rest & FLAG_RF) || v->dr6_pending != 0;
 }
 
+/* Whether `in`, which was at `rip_before`, has transferred control: what TF traps after when DEBUGCTL.BTF is set. */
+static bool has_branched(const struct vcpu *v, const struct insn *in, uint64_t rip_before)
+{
+    if (in->row == ROW_JMP || in->row == ROW_CALL || in->row == ROW_RET)
+        return true;
+    bool repeats = v->rip == rip_before && (in->flags & (INSN_REP | INSN_REPNE));
+    return v->rip != rip_cut(in, rip_before + in->len) && !repeats;
+}
+
 /* INT n, INT3, INTO, INT1, SYSCALL and SYSENTER are not followed by a single-step trap if they clear TF (SDM vol. 3,
  * 17.3.1.4 and the SYSCALL page). */
-static bool single_step_after(const struct vcpu *v, const struct insn *in, bool tf_before)
+static bool single_step_after(const struct vcpu *v, const struct insn *in, bool tf_before, uint64_t rip_before)
 {
+    if ((v->msr.debugctl & DEBUGCTL_BTF) && !has_branched(v, in, rip_before))
+        return false;
     switch (in->row) {
     case ROW_INT:
     case ROW_INT3:
@@ -218,15 +232,15 @@ static void run_single(struct vcpu *v, const struct insn *in)
  * the instruction, is in any case set in the flags that a fault pushes. */
 static void step_with_care(struct vcpu *v)
 {
-    uint64_t breakpoints = v->rflags_rest & FLAG_RF ? 0 : instruction_breakpoints(v);
-    if (breakpoints != 0 && v->shadow != SHADOW_MOV_SS) {
-        deliver_debug(v, breakpoints, false);
-        return;
-    }
     if (v->dr6_pending != 0 && v->shadow != SHADOW_MOV_SS) { /* of a task switch */
         uint64_t dr6 = v->dr6_pending;
         v->dr6_pending = 0;
         deliver_debug(v, dr6, true);
+        return;
+    }
+    uint64_t breakpoints = v->rflags_rest & FLAG_RF ? 0 : instruction_breakpoints(v);
+    if (breakpoints != 0 && v->shadow != SHADOW_MOV_SS) {
+        deliver_debug(v, breakpoints, false);
         return;
     }
     bool tf_before = v->rflags_rest & FLAG_TF;
@@ -240,7 +254,7 @@ static void step_with_care(struct vcpu *v)
         v->rflags_rest |= FLAG_RF; /* between two iterations */
     if (v->activity == ACTIVITY_SHUTDOWN)
         return;
-    uint64_t dr6 = v->dr6_pending | (single_step_after(v, in, tf_before) ? DR6_BS : 0);
+    uint64_t dr6 = v->dr6_pending | (single_step_after(v, in, tf_before, rip_before) ? DR6_BS : 0);
     if (dr6 != 0 && v->shadow != SHADOW_MOV_SS) {
         v->dr6_pending = 0;
         deliver_debug(v, dr6, true);

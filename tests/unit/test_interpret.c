@@ -1,0 +1,250 @@
+/* The interpreter's loop and the cache of decoded code: order of events between instructions, what is remembered about
+ * code and when it must be forgotten. */
+#include "system_test.h"
+
+#include "cpu/code_cache.h"
+#include "engine/interpret/interpret.h"
+
+#define PD_AT 0x8000u    /* 32-bit page directory, then its first two tables */
+#define PT_AT 0x9000u
+#define PAGE_AT 0x30000u /* physical page with code */
+#define HANDLER_AT 0x38000u
+#define DR6_BT (1u << 15)
+#define DR6_BS (1u << 14)
+
+static void code_written(void *opaque, uint64_t gpfn)
+{
+    code_cache_written(opaque, gpfn);
+}
+
+static int interpret_setup(void **state)
+{
+    system_setup(state);
+    struct system *s = *state;
+    struct error err = {0};
+    if (!engine_interpret.attach(s->bench.v, &err))
+        fail_msg("%s", err.message);
+    memory_set_watcher(s->bench.memory, code_written, s->bench.v);
+    s->bench.v->idtr = (struct table_register){.base = IDT_AT, .limit = 0x7ff};
+    return 0;
+}
+
+static int interpret_teardown(void **state)
+{
+    struct system *s = *state;
+    engine_interpret.detach(s->bench.v);
+    return system_teardown(state);
+}
+
+static void map32(struct bench *b, uint32_t gva, uint32_t gpa, uint32_t bits)
+{
+    put32(b, PT_AT + (gva >> 12 & 0x7ff) * 4, gpa | bits);
+}
+
+/* Flat 32-bit mode at CPL 0 with 4 KiB pages: 8 MiB, identity. */
+static void paging_on(struct bench *b)
+{
+    for (unsigned i = 0; i < 2; i++)
+        put32(b, PD_AT + i * 4, (PT_AT + i * 0x1000) | 7);
+    for (uint32_t gva = 0; gva < 8 * MiB; gva += PAGE_SIZE)
+        map32(b, gva, gva, 7);
+    b->v->cr3 = PD_AT;
+    b->v->cr0 |= CR0_PG;
+    mmu_flush(b->v);
+    vcpu_mode_changed(b->v);
+}
+
+/* Handlers that jump to themselves, at HANDLER_AT + 16 * vector. */
+static void handlers(struct bench *b)
+{
+    for (unsigned vector = 0; vector < 256; vector++) {
+        idt_put(b, vector, gate_make(0xe, 3, CODE(0), HANDLER_AT + 16 * vector, 0));
+        memcpy(b->ram + HANDLER_AT + 16 * vector, "\xeb\xfe", 2);
+    }
+}
+
+static void run(struct bench *b, uint64_t instructions)
+{
+    engine_interpret.run(b->v, b->v->instructions + instructions);
+}
+
+static unsigned vector_reached(const struct bench *b)
+{
+    uint64_t rip = b->v->rip;
+    return rip >= HANDLER_AT && rip < HANDLER_AT + 0x1000 ? (unsigned)(rip - HANDLER_AT) / 16 : 256;
+}
+
+#define CODE_PUT(b, at, bytes) memcpy((b)->ram + (at), bytes, sizeof(bytes) - 1)
+
+/* A branch with 16-bit operands goes to the low 64 KiB, wherever the page is mapped that it was linked in. */
+static void narrow_branch_of_an_alias(void **state)
+{
+    struct bench *b = *state;
+    bench_protected(b, 0);
+    paging_on(b);
+    handlers(b);
+    map32(b, 0xa000, PAGE_AT, 7);
+    map32(b, 0x10a000, PAGE_AT, 7);
+    CODE_PUT(b, PAGE_AT, "\x90\x66\xeb\xfc"); /* 1: nop; data16 jmp 1b */
+    b->v->rip = 0xa000;
+    run(b, 100);
+    assert_in_range(b->v->rip, 0xa000, 0xa003);
+    b->v->rip = 0x10a000;
+    run(b, 100);
+    assert_in_range(b->v->rip, 0xa000, 0xa003);
+}
+
+/* The same for 16-bit code beyond 64 KiB. */
+static void branch_of_16_bit_code_beyond_64k(void **state)
+{
+    struct bench *b = *state;
+    bench_protected(b, 0);
+    paging_on(b);
+    map32(b, 0xa000, PAGE_AT, 7);
+    map32(b, 0x10a000, PAGE_AT, 7);
+    CODE_PUT(b, PAGE_AT, "\x90\xeb\xfd");
+    b->v->seg[SEG_CS].attr &= ~SEG_ATTR_DB;
+    vcpu_mode_changed(b->v);
+    b->v->rip = 0xa000;
+    run(b, 100);
+    assert_in_range(b->v->rip, 0xa000, 0xa002);
+    b->v->rip = 0x10a000;
+    run(b, 100);
+    assert_in_range(b->v->rip, 0xa000, 0xa002);
+}
+
+/* SDM vol. 3, table 6-2: traps of the previous instruction come before breakpoints of the next, and before NMI and INTR. */
+static void trap_before_breakpoint(void **state)
+{
+    struct bench *b = *state;
+    bench_protected(b, 0);
+    handlers(b);
+    CODE_PUT(b, CODE_AT, "\x90\x90\xeb\xfe");
+    b->v->dr[0] = CODE_AT;
+    b->v->dr[7] = 0x401;
+    vcpu_mode_changed(b->v);
+    b->v->dr6_pending = DR6_BT; /* a task switch to a TSS with T leaves this */
+    run(b, 1);
+    assert_int_equal(vector_reached(b), VECTOR_DB);
+    assert_int_equal(b->v->dr[6] & 0xf00f, DR6_BT);
+    assert_int_equal(b->v->regs[RSP], STACK_AT(0) - 12);
+}
+
+static void trap_before_nmi(void **state)
+{
+    struct bench *b = *state;
+    bench_protected(b, 0);
+    handlers(b);
+    CODE_PUT(b, CODE_AT, "\xeb\xfe");
+    b->v->dr6_pending = DR6_BT;
+    vcpu_raise(b->v, PENDING_NMI);
+    run(b, 1);
+    /* The NMI arrives before the debug handler's first instruction. */
+    assert_int_equal(vector_reached(b), VECTOR_NMI);
+    assert_int_equal(get32(b, (uint32_t)b->v->regs[RSP]), HANDLER_AT + 16 * VECTOR_DB);
+}
+
+/* The limit of CS is looked at before the page tables. */
+static void fetch_beyond_limit_of_an_absent_page(void **state)
+{
+    struct bench *b = *state;
+    bench_protected(b, 0);
+    paging_on(b);
+    handlers(b);
+    map32(b, 0x50000, 0, 0);
+    b->v->seg[SEG_CS].limit = 0x4ffff;
+    vcpu_mode_changed(b->v);
+    b->v->rip = 0x50000;
+    run(b, 1);
+    assert_int_equal(vector_reached(b), VECTOR_GP);
+}
+
+/* An instruction near the limit was kept with its length; a shorter one in its place, with a lower limit, is no fault. */
+static void shorter_instruction_at_the_limit(void **state)
+{
+    struct bench *b = *state;
+    bench_protected(b, 0);
+    handlers(b);
+    CODE_PUT(b, PAGE_AT + 0xff0, "\x0f\x1f\x00\xf4");
+    b->v->seg[SEG_CS].limit = PAGE_AT + 0xff3;
+    vcpu_mode_changed(b->v);
+    b->v->rip = PAGE_AT + 0xff0;
+    run(b, 1);
+    assert_int_equal(b->v->rip, PAGE_AT + 0xff3);
+    memory_write(b->memory, PAGE_AT + 0xff0, "\x90", 1);
+    b->v->seg[SEG_CS].limit = PAGE_AT + 0xff0;
+    b->v->rip = PAGE_AT + 0xff0;
+    run(b, 1);
+    assert_int_equal(b->v->rip, PAGE_AT + 0xff1);
+}
+
+/* IA32_DEBUGCTL.BTF: TF traps after branches only; delivering the trap clears BTF. */
+static void single_step_on_branches(void **state)
+{
+    struct bench *b = *state;
+    bench_protected(b, 0);
+    handlers(b);
+    CODE_PUT(b, CODE_AT, "\x90\x90\x74\x00\x90\xeb\x02\x90\x90\xf4"); /* nop nop jz nop jmp */
+    rflags_set(b->v, FLAG_TF);
+    vcpu_mode_changed(b->v);
+    assert_true(msr_write(b->v, 0x1d9, DEBUGCTL_BTF));
+    run(b, 20);
+    assert_int_equal(vector_reached(b), VECTOR_DB);
+    assert_int_equal(get32(b, (uint32_t)b->v->regs[RSP]), CODE_AT + 9);
+    assert_true(b->v->dr[6] & DR6_BS);
+    uint64_t debugctl;
+    assert_true(msr_read(b->v, 0x1d9, &debugctl));
+    assert_int_equal(debugctl, 0);
+}
+
+/* REP STOSB over its own code, and over the next instruction, which then is the new one. */
+static void code_written_by_string_instruction(void **state)
+{
+    struct bench *b = *state;
+    bench_protected(b, 0);
+    handlers(b);
+    for (unsigned round = 0; round < 2; round++) {
+        CODE_PUT(b, CODE_AT, "\xf3\xaa\x0f\x0b\x0f\x0b\xf4"); /* rep stosb; ud2; ud2; hlt */
+        memory_notify_written(b->memory, CODE_AT >> PAGE_SHIFT);
+        b->v->activity = ACTIVITY_RUNNING;
+        b->v->regs[RAX] = 0x90;
+        b->v->regs[RCX] = 4;
+        b->v->regs[RDI] = CODE_AT + 2;
+        b->v->rip = CODE_AT;
+        run(b, 10);
+        assert_int_equal(b->v->activity, ACTIVITY_HLT);
+        assert_int_equal(b->v->rip, CODE_AT + 7);
+    }
+}
+
+/* HLT with TF: the trap wakes the processor. */
+static void trap_after_hlt(void **state)
+{
+    struct bench *b = *state;
+    bench_protected(b, 0);
+    handlers(b);
+    CODE_PUT(b, CODE_AT, "\xf4");
+    rflags_set(b->v, FLAG_TF);
+    vcpu_mode_changed(b->v);
+    run(b, 2);
+    assert_int_equal(b->v->activity, ACTIVITY_RUNNING);
+    assert_int_equal(vector_reached(b), VECTOR_DB);
+}
+
+#define INTERPRET_TEST(name) cmocka_unit_test_setup_teardown(name, interpret_setup, interpret_teardown)
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        INTERPRET_TEST(narrow_branch_of_an_alias),
+        INTERPRET_TEST(branch_of_16_bit_code_beyond_64k),
+        INTERPRET_TEST(trap_before_breakpoint),
+        INTERPRET_TEST(trap_before_nmi),
+        INTERPRET_TEST(fetch_beyond_limit_of_an_absent_page),
+        INTERPRET_TEST(shorter_instruction_at_the_limit),
+        INTERPRET_TEST(single_step_on_branches),
+        INTERPRET_TEST(code_written_by_string_instruction),
+        INTERPRET_TEST(trap_after_hlt),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
