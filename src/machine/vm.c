@@ -18,6 +18,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/random.h>
+#include <sys/stat.h>
 #include <time.h>
 
 #include "base/check.h"
@@ -316,6 +317,15 @@ void vm_reset(struct vm *vm)
     pthread_mutex_unlock(&vm->lock);
 }
 
+/* The files are read anew for every reset. Opening a named pipe again would wait for somebody to write to it. */
+static bool can_read_again(const char *path, struct error *err)
+{
+    struct stat st;
+    if (path == NULL || stat(path, &st) != 0 || S_ISREG(st.st_mode))
+        return true; /* or the reader says what is wrong */
+    return error_set(err, "%s: is not a regular file and cannot be read again; use a file, or --no-reboot", path);
+}
+
 /* On the vCPU's thread, with the lock. */
 static void reset_now(struct vm *vm)
 {
@@ -325,7 +335,8 @@ static void reset_now(struct vm *vm)
     vcpu_reset(vm->vcpu, false);
     code_cache_reset(vm->vcpu);
     mmu_flush(vm->vcpu);
-    if (!load_kernel(vm, &vm->error)) {
+    if (!can_read_again(vm->config.kernel, &vm->error) || !can_read_again(vm->config.initrd, &vm->error) ||
+        !load_kernel(vm, &vm->error)) {
         error_prefix(&vm->error, "after a reset");
         vm->failed = true;
         end(vm, VM_END_STOPPED, 0);

@@ -139,6 +139,10 @@ ends 85 --kernel exit < /dev/null
 ends 0 --kernel off < /dev/null
 ends 0 --no-reboot --kernel reset < /dev/null
 ends 8 --timeout 0.3 --kernel reset < /dev/null
+mkfifo pipe
+cat reset > pipe &
+ends 10 --timeout 5 --kernel pipe < /dev/null # but not a second time
+grep -q '^ring3: after a reset: pipe: is not a regular file' err || fail "message after a reset: $(cat err)"
 ends 8 --timeout 0.3 --kernel loop < /dev/null
 ends 8 --timeout 0.3 --kernel halt < /dev/null
 grep -q 'still running after 0.3 s' err || fail "message of --timeout: $(cat err)"
