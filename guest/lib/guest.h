@@ -242,7 +242,7 @@ struct gate_spec {
 
 extern uint64_t gdt[];
 extern uint64_t idt[];
-extern uint8_t tss[];
+extern uint8_t tss[8448]; /* the TSS, its interrupt redirection and I/O maps */
 extern uint8_t trap_stubs[]; /* 16 bytes each */
 
 void idt_set(unsigned vector, const struct gate_spec *spec);

@@ -8,7 +8,7 @@
 
 uint64_t gdt[GDT_ENTRIES] __attribute__((aligned(64)));
 uint64_t idt[256 * (IS64 ? 2 : 1)] __attribute__((aligned(4096)));
-uint8_t tss[8192 + 256] __attribute__((aligned(4096)));
+uint8_t tss[8448] __attribute__((aligned(4096)));
 static char kernel_stack[16384] __attribute__((used, aligned(4096)));
 static char user_stack[8192] __attribute__((used, aligned(4096)));
 static char trap_stack[8192] __attribute__((used, aligned(4096)));
