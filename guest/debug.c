@@ -1,5 +1,5 @@
-/* Debug exceptions: single-step in all its corners, breakpoint registers on execution, data and ports, DR6, DR7, GD, RF, the
- * aliases DR4 and DR5, ICEBP.
+/* Debug exceptions: single-step in all its corners, breakpoint registers on execution, data and ports, DR6, DR7, GD,
+ * RF, the aliases DR4 and DR5, ICEBP.
  *
  * SDM vol. 3, chapter 17.1 to 17.3; vol. 2, the instructions named. */
 #include "guest.h"
@@ -9,7 +9,8 @@
 #define DR6_BS 0x4000ul
 #define DR7_FIXED 0x400ul
 #define DR7_GD 0x2000ul
-/* Breakpoint n: enabled globally, type (0 execute, 1 write, 2 port, 3 access), length code (0 1, 1 2, 3 4, 2 8 bytes). */
+/* Breakpoint n: enabled globally, type (0 execute, 1 write, 2 port, 3 access), length code (0 1, 1 2, 3 4, 2 8 bytes).
+ */
 #define DR7_BP(n, type, length) (2ul << 2 * (n) | (word)(type) << (16 + 4 * (n)) | (word)(length) << (18 + 4 * (n)))
 #define LEN1 0
 #define LEN2 1
@@ -17,9 +18,9 @@
 #define LEN8 2
 
 #define LABEL(name) #name ": .globl " #name "\n\t"
-extern const char two_second[], popf_2[], popf_3[], ss_2[], ss_3[], sti_2[], hlt_2[], iret_target[], iret_target_2[], clear_2[],
-    int_2[], bp_2[], bp_3[], dr_2[], data_2[], data_3[], sysc_2[], ss_data_2[], ss_data_3[], io_2[], sti_loop[], pushf_2[],
-    cpuid_2[], branch_to[], pop_ss_2[];
+extern const char two_second[], popf_2[], popf_3[], ss_2[], ss_3[], sti_2[], hlt_2[], iret_target[], iret_target_2[],
+    clear_2[], int_2[], bp_2[], bp_3[], dr_2[], data_2[], data_3[], sysc_2[], ss_data_2[], ss_data_3[], io_2[],
+    sti_loop[], pushf_2[], cpuid_2[], branch_to[], pop_ss_2[];
 
 CODE(two, "inc %rax\n" LABEL(two_second) "inc %rax");
 CODE(rep, "rep movsb");
@@ -127,7 +128,8 @@ static void test_single_step(void)
     t = run_kernel(ud2, .flags = FL_1 | FL_TF);
     ok_trap(&t, UD, NO_ERROR, ud2, "an instruction that faults is not trapped");
     ok((t.regs.flags & (FL_TF | FL_RF)) == (FL_TF | FL_RF) && dr6_get() == DR6_FIXED, "... TF and RF are saved");
-    idt_set(0x80, &(struct gate_spec){.offset = (word)trap_stubs + 16 * 0x80, .selector = SEL_KCODE, .type = 0xf, .dpl = 3});
+    idt_set(0x80,
+            &(struct gate_spec){.offset = (word)trap_stubs + 16 * 0x80, .selector = SEL_KCODE, .type = 0xf, .dpl = 3});
     t = run_user(int_80, .flags = FL_1 | FL_TF);
     ok(t.vector == 0x80 && (t.regs.flags & FL_TF), "INT n through a trap gate is not trapped either");
     t = run_kernel(loop_code, .cx = 3, .flags = FL_1 | FL_TF);
@@ -190,7 +192,8 @@ static void test_execution(void)
     clear();
     dr7_set(DR7_FIXED | DR7_BP(0, 0, LEN1));
     t = run_kernel(breakpoints, .flags = FL_1 | FL_TF);
-    ok(t.vector == DB && t.regs.ip == (word)bp_2 && (t.dr6 & DR6_BS), "TF and a breakpoint on the next instruction: BS");
+    ok(t.vector == DB && t.regs.ip == (word)bp_2 && (t.dr6 & DR6_BS),
+       "TF and a breakpoint on the next instruction: BS");
     if (!(t.dr6 & 1)) {
         t = run(&t.regs);
         ok(t.vector == DB && t.regs.ip == (word)bp_2 && (t.dr6 & 1), "... then the breakpoint");

@@ -32,8 +32,10 @@ static uint8_t df_tss[104];
 
 static void gate(unsigned vector, unsigned type, unsigned dpl)
 {
-    idt_set(vector, &(struct gate_spec){.offset = (word)trap_stubs + 16 * vector, .selector = SEL_KCODE,
-                                        .type = (uint8_t)type, .dpl = (uint8_t)dpl});
+    idt_set(vector, &(struct gate_spec){.offset = (word)trap_stubs + 16 * vector,
+                                        .selector = SEL_KCODE,
+                                        .type = (uint8_t)type,
+                                        .dpl = (uint8_t)dpl});
 }
 
 static void test_software_interrupts(void)
@@ -58,8 +60,9 @@ static void test_software_interrupts(void)
     ok_equal(t.handler_ss, SEL_KDATA, "... with SS0");
     ok(t.regs.ss == (SEL_UDATA | 3) && t.regs.sp == (word)user_stack_top, "... SS:ESP saved");
     ok_equal(t.handler_flags & FL_IOPL, FL_IOPL, "... IOPL stays");
-    idt_set(0x80, &(struct gate_spec){.offset = (word)trap_stubs + 16 * 0x80, .selector = SEL_KCODE, .type = 0xe,
-                                      .dpl = 3, .absent = true});
+    idt_set(0x80,
+            &(struct gate_spec){
+                .offset = (word)trap_stubs + 16 * 0x80, .selector = SEL_KCODE, .type = 0xe, .dpl = 3, .absent = true});
     t = run_kernel(int_80);
     ok_trap(&t, NP, 0x80 * 8 + 2, int_80, "a gate that is not present: #NP(vector, IDT)");
     idt_load(0x80 * 8 + 6);
@@ -179,7 +182,9 @@ static void test_gate_targets(void)
     idt_default(UD);
     /* Conforming code: no change of level, no change of stack. */
     idt_set(0x80, &(struct gate_spec){.offset = (word)trap_stubs + 16 * 0x80,
-                                      .selector = gdt_put(0, descriptor(0, 0xfffff, 0x9e, 0xc)), .type = 0xe, .dpl = 3});
+                                      .selector = gdt_put(0, descriptor(0, 0xfffff, 0x9e, 0xc)),
+                                      .type = 0xe,
+                                      .dpl = 3});
     t = run_kernel(int_80);
     ok(t.vector == 0x80 && t.handler_cs == SEL_FREE, "a conforming handler at level 0");
     gate(0x80, 0xe, 3);
@@ -237,9 +242,11 @@ static void test_narrow_gates(void)
 {
     /* A 16-bit gate pushes words and can only reach 64 KiB: a segment with a base leads to the stub. */
     extern const char narrow_entry[];
-    idt_set(0x80, &(struct gate_spec){.offset = (word)narrow_entry & 0xffff,
-                                      .selector = gdt_put(0, descriptor((word)narrow_entry & ~0xfffful, 0xffff, 0x9a, 0x4)),
-                                      .type = 6, .dpl = 3});
+    idt_set(0x80,
+            &(struct gate_spec){.offset = (word)narrow_entry & 0xffff,
+                                .selector = gdt_put(0, descriptor((word)narrow_entry & ~0xfffful, 0xffff, 0x9a, 0x4)),
+                                .type = 6,
+                                .dpl = 3});
     struct trap t = run_kernel(int_80, .flags = FL_1 | FL_IF | FL_ID);
     ok(t.vector == 0x80 && t.regs.sp - t.frame == 6 && t.frame == (word)kernel_stack_top - 6,
        "a 16-bit interrupt gate pushes three 16-bit words");
@@ -250,7 +257,8 @@ static void test_narrow_gates(void)
     ok(t.frame == (word)trap_stack_top - 10 && t.regs.ss == (SEL_UDATA | 3) &&
            t.regs.sp == ((word)user_stack_top & 0xffff),
        "... and five from level 3");
-    idt_set(0x80, &(struct gate_spec){.offset = (word)narrow_entry & 0xffff, .selector = SEL_FREE, .type = 7, .dpl = 3});
+    idt_set(0x80,
+            &(struct gate_spec){.offset = (word)narrow_entry & 0xffff, .selector = SEL_FREE, .type = 7, .dpl = 3});
     t = run_kernel(int_80, .flags = FL_1 | FL_IF);
     ok(t.vector == 0x80 && (t.handler_flags & FL_IF), "a 16-bit trap gate leaves IF");
     gate(0x80, 0xe, 3);

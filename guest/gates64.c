@@ -29,8 +29,11 @@ CODE32(compat_high, "mov $0xffffffff, %edi; mov (%edi), %al");
 
 static void gate(unsigned vector, unsigned type, unsigned dpl, unsigned ist)
 {
-    idt_set(vector, &(struct gate_spec){.offset = (word)trap_stubs + 16 * vector, .selector = SEL_KCODE,
-                                        .type = (uint8_t)type, .dpl = (uint8_t)dpl, .ist = (uint8_t)ist});
+    idt_set(vector, &(struct gate_spec){.offset = (word)trap_stubs + 16 * vector,
+                                        .selector = SEL_KCODE,
+                                        .type = (uint8_t)type,
+                                        .dpl = (uint8_t)dpl,
+                                        .ist = (uint8_t)ist});
 }
 
 static void ist_set(unsigned n, word sp)
@@ -215,8 +218,8 @@ static void test_iret(void)
         frame[bad[i].index] = bad[i].value;
         t = run_kernel(iretq, .sp = (word)frame);
         bool at_target = cpu_is_amd() && i == 0; /* AMD processors find it out at the target */
-        ok(t.vector == bad[i].vector && t.error == bad[i].error && (at_target || t.regs.ip == (word)iretq),
-           "IRETQ: %s", bad[i].what);
+        ok(t.vector == bad[i].vector && t.error == bad[i].error && (at_target || t.regs.ip == (word)iretq), "IRETQ: %s",
+           bad[i].what);
     }
     word null_stack[] = {(word)target, SEL_KCODE, FL_1, (word)kernel_stack_top, 0};
     memcpy(frame, null_stack, sizeof null_stack);

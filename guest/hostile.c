@@ -1,11 +1,12 @@
-/* Junk: random bytes executed at every level and in every mode that can be reached, with random registers, segments, page
- * tables, control registers, debug registers and ports. It ends with a debug exit after a number of rounds, or in any other
- * way that a machine can end; the monitor itself must neither crash nor hang.
+/* Junk: random bytes executed at every level and in every mode that can be reached, with random registers, segments,
+ * page tables, control registers, debug registers and ports. It ends with a debug exit after a number of rounds, or in
+ * any other way that a machine can end; the monitor itself must neither crash nor hang.
  *
- *     --append "seed=N rounds=N wild=N": with `wild`, one round in N also breaks the tables that keep this program alive
+ *     --append "seed=N rounds=N wild=N": with `wild`, one round in N also breaks the tables that keep this program
+ * alive
  *
- * Loops and halts are left by an NMI that the PIT sends every millisecond through the I/O APIC. The same seed makes the same
- * run under --clock instructions. */
+ * Loops and halts are left by an NMI that the PIT sends every millisecond through the I/O APIC. The same seed makes the
+ * same run under --clock instructions. */
 #include "guest.h"
 
 #define AREA 0x8000000000ul
@@ -44,16 +45,25 @@ static uint8_t *arena; /* random data, code; for all levels, at AREA and USER_WI
 /* A value that means something more often than not. */
 static word interesting(void)
 {
-    static const word some[] = {0, 1, 0x7f, 0x80, 0xff, 0xfff, 0x1000, 0xffff, 0x10000, 0x7fffffff, 0x80000000, 0xffffffff,
-                                0x7fffffffffff, 0x800000000000, 0xffff800000000000, ~0ul, 0xfee00000, 0xfec00000,
-                                AREA, 0xc0000080, 0x10, 0x277, 0x1b, 0x6e0, 0x80b, 0x4b564d01, 0xcf8, 0x3f8, 0x70, 0x60};
+    static const word some[] = {0,          1,          0x7f,           0x80,           0xff,
+                                0xfff,      0x1000,     0xffff,         0x10000,        0x7fffffff,
+                                0x80000000, 0xffffffff, 0x7fffffffffff, 0x800000000000, 0xffff800000000000,
+                                ~0ul,       0xfee00000, 0xfec00000,     AREA,           0xc0000080,
+                                0x10,       0x277,      0x1b,           0x6e0,          0x80b,
+                                0x4b564d01, 0xcf8,      0x3f8,          0x70,           0x60};
     switch (random64() % 6) {
-    case 0: return random64();
-    case 1: return some[random64() % ARRAY_LEN(some)] + random64() % 3 - 1;
-    case 2: return (word)arena + random64() % ARENA_BYTES;
-    case 3: return USER(arena) + random64() % ARENA_BYTES;
-    case 4: return AREA + random64() % (64 * PAGE);
-    default: return random64() & 0xffff;
+    case 0:
+        return random64();
+    case 1:
+        return some[random64() % ARRAY_LEN(some)] + random64() % 3 - 1;
+    case 2:
+        return (word)arena + random64() % ARENA_BYTES;
+    case 3:
+        return USER(arena) + random64() % ARENA_BYTES;
+    case 4:
+        return AREA + random64() % (64 * PAGE);
+    default:
+        return random64() & 0xffff;
     }
 }
 
@@ -61,12 +71,12 @@ static word interesting(void)
 static void junk(uint8_t *at)
 {
     static const uint8_t prefixes[] = {0x66, 0x67, 0xf2, 0xf3, 0xf0, 0x2e, 0x36, 0x64, 0x65, 0x48, 0x41, 0x4f};
-    static const uint8_t one[] = {0xcf, 0xca, 0xcb, 0xcc, 0xce, 0xf1, 0xfa, 0xfb, 0xf4, 0x8e, 0x8c, 0xff, 0x9a, 0xea, 0x6c,
-                                  0x6e, 0xa4, 0xa5, 0xaa, 0xec, 0xee, 0xd9, 0xdb, 0xdd, 0xdf, 0x9b, 0x9c, 0x9d, 0xc8, 0xc9,
-                                  0x62, 0x63, 0xc4, 0xc5, 0x8f, 0x0f};
-    static const uint8_t two[] = {0x00, 0x01, 0x02, 0x03, 0x05, 0x06, 0x07, 0x08, 0x09, 0x20, 0x21, 0x22, 0x23, 0x30, 0x31,
-                                  0x32, 0x33, 0x34, 0x35, 0xa2, 0xae, 0xb1, 0xc7, 0x38, 0x3a, 0x6f, 0x7f, 0xb2, 0xb4, 0xb5,
-                                  0x0b, 0x0d, 0x18, 0x1f, 0x77};
+    static const uint8_t one[] = {0xcf, 0xca, 0xcb, 0xcc, 0xce, 0xf1, 0xfa, 0xfb, 0xf4, 0x8e, 0x8c, 0xff,
+                                  0x9a, 0xea, 0x6c, 0x6e, 0xa4, 0xa5, 0xaa, 0xec, 0xee, 0xd9, 0xdb, 0xdd,
+                                  0xdf, 0x9b, 0x9c, 0x9d, 0xc8, 0xc9, 0x62, 0x63, 0xc4, 0xc5, 0x8f, 0x0f};
+    static const uint8_t two[] = {0x00, 0x01, 0x02, 0x03, 0x05, 0x06, 0x07, 0x08, 0x09, 0x20, 0x21, 0x22,
+                                  0x23, 0x30, 0x31, 0x32, 0x33, 0x34, 0x35, 0xa2, 0xae, 0xb1, 0xc7, 0x38,
+                                  0x3a, 0x6f, 0x7f, 0xb2, 0xb4, 0xb5, 0x0b, 0x0d, 0x18, 0x1f, 0x77};
     for (unsigned n = 0; n < CODE_BYTES;) {
         at[n++] = (uint8_t)random64();
         if (one_in(2)) {
@@ -101,10 +111,11 @@ static void repair(void)
             idt_default(vector);
     idt_set(DB, &(struct gate_spec){.offset = (word)debug_entry, .selector = SEL_KCODE, .type = 0xe, .ist = 3});
     idt_set(NMI, &(struct gate_spec){.offset = (word)nmi_entry, .selector = SEL_KCODE, .type = 0xe, .ist = 2});
-    idt_set(DF, &(struct gate_spec){.offset = (word)trap_stubs + 16 * DF, .selector = SEL_KCODE, .type = 0xe, .ist = 1});
+    idt_set(DF,
+            &(struct gate_spec){.offset = (word)trap_stubs + 16 * DF, .selector = SEL_KCODE, .type = 0xe, .ist = 1});
     for (unsigned vector = 10; vector <= 17; vector++)
-        idt_set(vector, &(struct gate_spec){.offset = (word)trap_stubs + 16 * vector, .selector = SEL_KCODE, .type = 0xe,
-                                            .ist = 3});
+        idt_set(vector, &(struct gate_spec){
+                            .offset = (word)trap_stubs + 16 * vector, .selector = SEL_KCODE, .type = 0xe, .ist = 3});
     gdt_load();
     idt_load(IDT_LIMIT);
     tss_set_sp0((word)trap_stack_top);
@@ -133,7 +144,8 @@ static void randomize_tables(void)
     }
     word flush = cr3_get();
     cr3_set(flush);
-    static const uint64_t cr4_bits[] = {CR4_DE, CR4_PGE, CR4_OSFXSR, CR4_OSXMMEXCPT, CR4_UMIP, CR4_FSGSBASE, CR4_TSD, CR4_PCE};
+    static const uint64_t cr4_bits[] = {CR4_DE,   CR4_PGE,      CR4_OSFXSR, CR4_OSXMMEXCPT,
+                                        CR4_UMIP, CR4_FSGSBASE, CR4_TSD,    CR4_PCE};
     word cr4 = CR4_PAE;
     for (unsigned i = 0; i < ARRAY_LEN(cr4_bits); i++)
         if (one_in(2))
@@ -207,11 +219,21 @@ static void watchdog_init(void)
 static void go_wild(void)
 {
     switch (random64() % 5) {
-    case 0: memset(idt, (int)random64(), 0x200); break;
-    case 1: gdt[random64() % 12] = random64(); break;
-    case 2: *(uint64_t *)(cr3_get() & ~0xffful) = random64(); break;
-    case 3: tss_set_sp0(random64()); break;
-    default: idt_load(random64() & 0xfff); break;
+    case 0:
+        memset(idt, (int)random64(), 0x200);
+        break;
+    case 1:
+        gdt[random64() % 12] = random64();
+        break;
+    case 2:
+        *(uint64_t *)(cr3_get() & ~0xffful) = random64();
+        break;
+    case 3:
+        tss_set_sp0(random64());
+        break;
+    default:
+        idt_load(random64() & 0xfff);
+        break;
     }
 }
 

@@ -1,15 +1,34 @@
-/* Interrupts: 8259s, PIT and RTC; shadows of STI and MOV SS; HLT; NMI and its blocking; the local APIC's timer, priorities and
- * messages; I/O APIC, edge and level; x2APIC; the paravirtual EOI.
+/* Interrupts: 8259s, PIT and RTC; shadows of STI and MOV SS; HLT; NMI and its blocking; the local APIC's timer,
+ * priorities and messages; I/O APIC, edge and level; x2APIC; the paravirtual EOI.
  *
- * Guest time may be of any speed: nothing here measures, everything waits for what must come. SDM vol. 3, chapters 6 and 10;
- * 8259A, 82093AA. */
+ * Guest time may be of any speed: nothing here measures, everything waits for what must come. SDM vol. 3, chapters 6
+ * and 10; 8259A, 82093AA. */
 #include "guest.h"
 
 #define LAPIC 0xfee00000ul
 #define IOAPIC 0xfec00000ul
-enum { LAPIC_ID = 0x20, LAPIC_VERSION = 0x30, TPR = 0x80, PPR = 0xa0, EOI = 0xb0, LDR = 0xd0, DFR = 0xe0, SVR = 0xf0,
-       ISR = 0x100, TMR = 0x180, IRR = 0x200, ESR = 0x280, ICR_LOW = 0x300, ICR_HIGH = 0x310, LVT_TIMER = 0x320,
-       LVT_LINT0 = 0x350, LVT_LINT1 = 0x360, TIMER_INITIAL = 0x380, TIMER_CURRENT = 0x390, TIMER_DIVIDE = 0x3e0 };
+enum {
+    LAPIC_ID = 0x20,
+    LAPIC_VERSION = 0x30,
+    TPR = 0x80,
+    PPR = 0xa0,
+    EOI = 0xb0,
+    LDR = 0xd0,
+    DFR = 0xe0,
+    SVR = 0xf0,
+    ISR = 0x100,
+    TMR = 0x180,
+    IRR = 0x200,
+    ESR = 0x280,
+    ICR_LOW = 0x300,
+    ICR_HIGH = 0x310,
+    LVT_TIMER = 0x320,
+    LVT_LINT0 = 0x350,
+    LVT_LINT1 = 0x360,
+    TIMER_INITIAL = 0x380,
+    TIMER_CURRENT = 0x390,
+    TIMER_DIVIDE = 0x3e0
+};
 #define APIC_BASE_ENABLE 0x800ull
 #define APIC_BASE_X2 0x400ull
 #define LVT_MASKED 0x10000u
@@ -20,7 +39,8 @@ enum { LAPIC_ID = 0x20, LAPIC_VERSION = 0x30, TPR = 0x80, PPR = 0xa0, EOI = 0xb0
 #define MSR_PV_EOI 0x4b564d04u
 
 #define LABEL(name) #name ": .globl " #name "\n\t"
-extern const char sti_first[], sti_second[], ss_third[], after_popf[], iret_to[], after_hlt[], after_sti_hlt[], spin_here[];
+extern const char sti_first[], sti_second[], ss_third[], after_popf[], iret_to[], after_hlt[], after_sti_hlt[],
+    spin_here[];
 CODE(spin, "sti\n1: .globl spin_here; spin_here: jmp 1b");
 CODE(sti_nop, "sti\n" LABEL(sti_first) "nop\n" LABEL(sti_second) "nop");
 CODE(sti_cli, "sti; cli; nop");
@@ -473,7 +493,8 @@ static void test_x2apic(void)
         return;
     }
     uint64_t base = rdmsr(MSR_APIC_BASE);
-    ok((base & ~0xfffull) == LAPIC && (base & 0x100) && (base & APIC_BASE_ENABLE), "IA32_APIC_BASE: where, and the first");
+    ok((base & ~0xfffull) == LAPIC && (base & 0x100) && (base & APIC_BASE_ENABLE),
+       "IA32_APIC_BASE: where, and the first");
     struct trap t = run_kernel(get_msr, .cx = MSR_X2APIC + 2);
     ok_trap(&t, GP, 0, get_msr, "x2APIC registers in xAPIC mode: #GP(0)");
     uint64_t wrong = (base & ~APIC_BASE_ENABLE) | APIC_BASE_X2;
@@ -495,9 +516,13 @@ static void test_x2apic(void)
         uint32_t msr;
         uint64_t value;
         const char *what;
-    } bad[] = {{0x802, 0, "the ID"}, {0x80e, 0, "DFR, which is not there"}, {0x831, 0, "ICR's upper half"},
-               {0x80b, 1, "EOI with a value"}, {0x83f, 0x100, "SELF IPI beyond a vector"},
-               {0x808, 0x100, "TPR beyond 8 bits"}, {0x832, 1ull << 32, "the LVT beyond 32 bits"}};
+    } bad[] = {{0x802, 0, "the ID"},
+               {0x80e, 0, "DFR, which is not there"},
+               {0x831, 0, "ICR's upper half"},
+               {0x80b, 1, "EOI with a value"},
+               {0x83f, 0x100, "SELF IPI beyond a vector"},
+               {0x808, 0x100, "TPR beyond 8 bits"},
+               {0x832, 1ull << 32, "the LVT beyond 32 bits"}};
     for (unsigned i = 0; i < ARRAY_LEN(bad); i++) {
         t = run_kernel(set_msr, .cx = bad[i].msr, .ax = (uint32_t)bad[i].value, .dx = bad[i].value >> 32);
         ok_trap(&t, GP, 0, set_msr, "x2APIC: writing %s: #GP(0)", bad[i].what);

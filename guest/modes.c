@@ -1,14 +1,15 @@
-/* The modes and the ways between them: real mode with its limits and vectors, "unreal" mode, 16- and 32-bit protected mode,
- * PAE, long and compatibility mode, and back; the A20 gate.
+/* The modes and the ways between them: real mode with its limits and vectors, "unreal" mode, 16- and 32-bit protected
+ * mode, PAE, long and compatibility mode, and back; the A20 gate.
  *
- * A snippet of 16-bit code is run in real mode by run_real(), which comes back at the first interrupt or exception: each
- * entry of the interrupt vector table leads to real_catch, which stores the registers and returns to protected mode.
+ * A snippet of 16-bit code is run in real mode by run_real(), which comes back at the first interrupt or exception:
+ * each entry of the interrupt vector table leads to real_catch, which stores the registers and returns to protected
+ * mode.
  *
  * SDM vol. 3, 9.8, 9.9, chapter 20.1. */
 #include "guest.h"
 
-#define SEL_CODE16 (SEL_FREE + 0)   /* base 10000h */
-#define SEL_DATA16 (SEL_FREE + 8)   /* base 0, 64 KiB */
+#define SEL_CODE16 (SEL_FREE + 0)    /* base 10000h */
+#define SEL_DATA16 (SEL_FREE + 8)    /* base 0, 64 KiB */
 #define SEL_DATA_BIG (SEL_FREE + 16) /* base 0, 4 GiB, 16-bit */
 #define SEL_CODE64 (SEL_FREE + 24)
 
@@ -23,39 +24,44 @@ extern struct real real_now; /* below 64 KiB of LOW_SEGMENT */
 void real_enter(void);
 
 __asm__(".pushsection .low,\"awx\"\nlow_start: .popsection\n"); /* LOW_SEGMENT:0 */
-__asm__(".text\n"
-        ".globl real_enter\n"
-        "real_enter: pushf; pusha; mov %esp, real_esp; sidt real_idt_saved; lidt real_idt\n"
-        "ljmp $0x80, $(1f - low_start)\n"
-        ".pushsection .low,\"awx\"\n.code16\n"
-        "1: mov $0x88, %ax; mov %ax, %ss; mov %ax, %fs; mov %ax, %gs\n"
-        "mov $0x88, %ax; mov %ax, %ds; mov %cs:(real_now - low_start + 44), %ax; mov %ax, %ds; mov %ax, %es\n"
-        "mov %cr0, %eax; and $~1, %al; mov %eax, %cr0\n"
-        "ljmp $0x1000, $(2f - low_start)\n"
-        "2: mov $0x2000, %ax; mov %ax, %ss; mov $0x1000, %ax; mov %ax, %ds; xor %ax, %ax; mov %ax, %fs; mov %ax, %gs\n"
-        "mov (real_now - low_start + 28), %esp; mov (real_now - low_start + 4), %ecx; mov (real_now - low_start + 8), %edx\n"
-        "mov (real_now - low_start + 12), %ebx; mov (real_now - low_start + 16), %esi; mov (real_now - low_start + 20), %edi\n"
-        "mov (real_now - low_start + 24), %ebp; mov (real_now - low_start + 34), %es; mov (real_now - low_start), %eax\n"
-        "mov (real_now - low_start + 32), %ds\n"
-        "jmp *%cs:(real_now - low_start + 46)\n"
-        /* caught: the stub has stored the vector */
-        "real_catch: mov %ds, %cs:(real_now - low_start + 32); push %cs; pop %ds\n"
-        "mov %eax, (real_now - low_start); mov %ecx, (real_now - low_start + 4); mov %edx, (real_now - low_start + 8)\n"
-        "mov %ebx, (real_now - low_start + 12); mov %esi, (real_now - low_start + 16); mov %edi, (real_now - low_start + 20)\n"
-        "mov %ebp, (real_now - low_start + 24); mov %es, (real_now - low_start + 34)\n"
-        "pop %ax; mov %ax, (real_now - low_start + 38); pop %ax; mov %ax, (real_now - low_start + 40); pop %ax\n"
-        "mov %ax, (real_now - low_start + 42); mov %esp, (real_now - low_start + 28)\n"
-        "cli; mov %cr0, %eax; or $1, %al; mov %eax, %cr0\n"
-        "ljmpl $8, $3f\n"
-        ".balign 16\nreal_stubs:\nvector = 0\n.rept 256\n.balign 16\nmovw $vector, %cs:(real_now - low_start + 36); jmp real_catch\n"
-        "vector = vector + 1\n.endr\n"
-        ".balign 16\n.globl real_now\nreal_now: .skip 64\n"
-        ".globl real_idt\nreal_idt: .word 0x3ff; .long 0\n"
-        ".code32\n.popsection\n"
-        "3: mov $0x10, %eax; mov %eax, %ds; mov %eax, %es; mov %eax, %ss; xor %eax, %eax; mov %eax, %fs; mov %eax, %gs\n"
-        "mov real_esp, %esp; lidt real_idt_saved; popa; popf; ret\n"
-        ".globl real_stubs\n"
-        ".lcomm real_esp, 4\n.lcomm real_idt_saved, 8\n");
+__asm__(
+    ".text\n"
+    ".globl real_enter\n"
+    "real_enter: pushf; pusha; mov %esp, real_esp; sidt real_idt_saved; lidt real_idt\n"
+    "ljmp $0x80, $(1f - low_start)\n"
+    ".pushsection .low,\"awx\"\n.code16\n"
+    "1: mov $0x88, %ax; mov %ax, %ss; mov %ax, %fs; mov %ax, %gs\n"
+    "mov $0x88, %ax; mov %ax, %ds; mov %cs:(real_now - low_start + 44), %ax; mov %ax, %ds; mov %ax, %es\n"
+    "mov %cr0, %eax; and $~1, %al; mov %eax, %cr0\n"
+    "ljmp $0x1000, $(2f - low_start)\n"
+    "2: mov $0x2000, %ax; mov %ax, %ss; mov $0x1000, %ax; mov %ax, %ds; xor %ax, %ax; mov %ax, %fs; mov %ax, %gs\n"
+    "mov (real_now - low_start + 28), %esp; mov (real_now - low_start + 4), %ecx; mov (real_now - low_start + 8), "
+    "%edx\n"
+    "mov (real_now - low_start + 12), %ebx; mov (real_now - low_start + 16), %esi; mov (real_now - low_start + 20), "
+    "%edi\n"
+    "mov (real_now - low_start + 24), %ebp; mov (real_now - low_start + 34), %es; mov (real_now - low_start), %eax\n"
+    "mov (real_now - low_start + 32), %ds\n"
+    "jmp *%cs:(real_now - low_start + 46)\n"
+    /* caught: the stub has stored the vector */
+    "real_catch: mov %ds, %cs:(real_now - low_start + 32); push %cs; pop %ds\n"
+    "mov %eax, (real_now - low_start); mov %ecx, (real_now - low_start + 4); mov %edx, (real_now - low_start + 8)\n"
+    "mov %ebx, (real_now - low_start + 12); mov %esi, (real_now - low_start + 16); mov %edi, (real_now - low_start + "
+    "20)\n"
+    "mov %ebp, (real_now - low_start + 24); mov %es, (real_now - low_start + 34)\n"
+    "pop %ax; mov %ax, (real_now - low_start + 38); pop %ax; mov %ax, (real_now - low_start + 40); pop %ax\n"
+    "mov %ax, (real_now - low_start + 42); mov %esp, (real_now - low_start + 28)\n"
+    "cli; mov %cr0, %eax; or $1, %al; mov %eax, %cr0\n"
+    "ljmpl $8, $3f\n"
+    ".balign 16\nreal_stubs:\nvector = 0\n.rept 256\n.balign 16\nmovw $vector, %cs:(real_now - low_start + 36); jmp "
+    "real_catch\n"
+    "vector = vector + 1\n.endr\n"
+    ".balign 16\n.globl real_now\nreal_now: .skip 64\n"
+    ".globl real_idt\nreal_idt: .word 0x3ff; .long 0\n"
+    ".code32\n.popsection\n"
+    "3: mov $0x10, %eax; mov %eax, %ds; mov %eax, %es; mov %eax, %ss; xor %eax, %eax; mov %eax, %fs; mov %eax, %gs\n"
+    "mov real_esp, %esp; lidt real_idt_saved; popa; popf; ret\n"
+    ".globl real_stubs\n"
+    ".lcomm real_esp, 4\n.lcomm real_idt_saved, 8\n");
 extern const char real_stubs[];
 extern struct __attribute__((packed)) {
     uint16_t limit;
@@ -182,11 +188,12 @@ static void test_real(void)
     ok_real(&r, DE, divide16, "DIV by 0: IP of the DIV");
     struct {
         const char *code, *name;
-    } undefined[] = {{sldt16, "SLDT"}, {str16, "STR"}, {lldt16, "LLDT"}, {ltr16, "LTR"}, {lar16, "LAR"}, {verr16, "VERR"},
-                     {arpl16, "ARPL"}, {syscall16, "SYSCALL"}};
+    } undefined[] = {{sldt16, "SLDT"}, {str16, "STR"},   {lldt16, "LLDT"}, {ltr16, "LTR"},
+                     {lar16, "LAR"},   {verr16, "VERR"}, {arpl16, "ARPL"}, {syscall16, "SYSCALL"}};
     for (unsigned i = 0; i < ARRAY_LEN(undefined); i++) {
         r = run_real(undefined[i].code);
-        ok(r.vector == UD && r.ip == LOW_OFFSET(undefined[i].code), "%s is not for real mode: vector 6", undefined[i].name);
+        ok(r.vector == UD && r.ip == LOW_OFFSET(undefined[i].code), "%s is not for real mode: vector 6",
+           undefined[i].name);
     }
     r = run_real(sysenter16);
     ok_real(&r, GP, sysenter16, "SYSENTER in real mode: vector 13");

@@ -673,7 +673,8 @@ static void double_fault_init(void)
 {
     word top = (word)page_alloc(2) + 2 * PAGE;
     memcpy(tss + 0x24, &top, sizeof top);
-    idt_set(DF, &(struct gate_spec){.offset = (word)trap_stubs + 16 * DF, .selector = SEL_KCODE, .type = 0xe, .ist = 1});
+    idt_set(DF,
+            &(struct gate_spec){.offset = (word)trap_stubs + 16 * DF, .selector = SEL_KCODE, .type = 0xe, .ist = 1});
 }
 
 void test_main(void)

@@ -1,5 +1,5 @@
-/* Segmentation in 32-bit protected mode: limits of every kind, types, null and absent segments, privilege, accessed bits, the
- * LDT; LAR, LSL, VERR, VERW, ARPL; the tables' own instructions; the I/O map.
+/* Segmentation in 32-bit protected mode: limits of every kind, types, null and absent segments, privilege, accessed
+ * bits, the LDT; LAR, LSL, VERR, VERW, ARPL; the tables' own instructions; the I/O map.
  *
  * SDM vol. 3, chapters 3 and 5; vol. 2, the instructions. */
 #include "guest.h"
@@ -203,8 +203,10 @@ static void test_code(void)
         bool user;
         const char *what;
     } codes[] = {
-        {0x1a, NP, false, "not present"},        {0x92, GP, false, "data"},
-        {0xfa, GP, false, "of DPL 3 at level 0"}, {0x9a, GP, true, "of DPL 0 at level 3"},
+        {0x1a, NP, false, "not present"},
+        {0x92, GP, false, "data"},
+        {0xfa, GP, false, "of DPL 3 at level 0"},
+        {0x9a, GP, true, "of DPL 0 at level 3"},
         {0xfe, GP, false, "conforming, of DPL 3, at level 0"},
     };
     for (unsigned i = 0; i < ARRAY_LEN(codes); i++) {
@@ -282,11 +284,19 @@ static void test_inspection(void)
         bool lar, lsl;
         const char *what;
     } systems[] = {
-        {0x81, true, true, "a 16-bit TSS"}, {0x82, true, true, "an LDT"},       {0x83, true, true, "a busy 16-bit TSS"},
-        {0x84, true, false, "a 16-bit call gate"}, {0x85, true, false, "a task gate"},
-        {0x86, false, false, "a 16-bit interrupt gate"}, {0x89, true, true, "a TSS"}, {0x8b, true, true, "a busy TSS"},
-        {0x8c, true, false, "a call gate"}, {0x8e, false, false, "an interrupt gate"},
-        {0x8f, false, false, "a trap gate"}, {0x80, false, false, "type 0"}, {0x8a, false, false, "type 10"},
+        {0x81, true, true, "a 16-bit TSS"},
+        {0x82, true, true, "an LDT"},
+        {0x83, true, true, "a busy 16-bit TSS"},
+        {0x84, true, false, "a 16-bit call gate"},
+        {0x85, true, false, "a task gate"},
+        {0x86, false, false, "a 16-bit interrupt gate"},
+        {0x89, true, true, "a TSS"},
+        {0x8b, true, true, "a busy TSS"},
+        {0x8c, true, false, "a call gate"},
+        {0x8e, false, false, "an interrupt gate"},
+        {0x8f, false, false, "a trap gate"},
+        {0x80, false, false, "type 0"},
+        {0x8a, false, false, "type 10"},
     };
     for (unsigned i = 0; i < ARRAY_LEN(systems); i++) {
         gdt_put(0, descriptor(0, 0x67, systems[i].access, 0));
@@ -300,9 +310,9 @@ static void test_inspection(void)
         uint16_t selector;
         bool user, lar, verr, verw;
     } views[] = {
-        {SEL_KDATA, false, true, true, true},    {SEL_KDATA, true, false, false, false},
-        {SEL_KDATA | 3, false, false, false, false}, {SEL_UDATA | 3, true, true, true, true},
-        {SEL_KCODE, false, true, true, false},   {0, false, false, false, false},
+        {SEL_KDATA, false, true, true, true},          {SEL_KDATA, true, false, false, false},
+        {SEL_KDATA | 3, false, false, false, false},   {SEL_UDATA | 3, true, true, true, true},
+        {SEL_KCODE, false, true, true, false},         {0, false, false, false, false},
         {GDT_ENTRIES * 8, false, false, false, false}, {SEL_UDATA, false, true, true, true},
     };
     for (unsigned i = 0; i < ARRAY_LEN(views); i++) {

@@ -1,8 +1,8 @@
-/* Code that changes: the next instruction, the one in execution, loops, branches, code across two pages; written by every kind
- * of store, through another mapping, remapped; decoded at two offsets or in two modes.
+/* Code that changes: the next instruction, the one in execution, loops, branches, code across two pages; written by
+ * every kind of store, through another mapping, remapped; decoded at two offsets or in two modes.
  *
- * A processor sees a store to the linear address that it fetches from at the next instruction (SDM vol. 3, 8.1.3 and 11.6);
- * stores through another mapping are followed by CPUID here. Built for both widths. */
+ * A processor sees a store to the linear address that it fetches from at the next instruction (SDM vol. 3, 8.1.3
+ * and 11.6); stores through another mapping are followed by CPUID here. Built for both widths. */
 #include "guest.h"
 
 typedef word (*function)(void);
@@ -14,16 +14,19 @@ CODE(next_push, "mov $1f + 2, %eax; xchg %eax, %esp; push %bx; xchg %eax, %esp\n
 CODE(next_xchg, "mov $0x66, %al; xchg %al, 1f + 1\n1: mov $0x11, %al");
 CODE(next_add, "addb $3, 1f + 1\n1: mov $0x11, %al");
 CODE(next_stos, "mov $1f + 1, %edi; mov $0x55, %al; stosb\n1: mov $0x11, %al");
-CODE(next_rep, "mov $1f, %edi; mov $0x90, %al; mov $4, %ecx; rep stosb\n1: .byte 0xff, 0xc2, 0xff, 0xc2"); /* INC EDX, twice */
+CODE(next_rep,
+     "mov $1f, %edi; mov $0x90, %al; mov $4, %ecx; rep stosb\n1: .byte 0xff, 0xc2, 0xff, 0xc2"); /* INC EDX, twice */
 CODE(next_cmpxchg, "mov $0x11, %al; mov $0x33, %dl; lock cmpxchg %dl, 1f + 1\n1: mov $0x11, %al");
 CODE(next_not_cmpxchg, "mov $0x12, %al; mov $0x33, %dl; lock cmpxchg %dl, 1f + 1\n1: mov $0x11, %al");
-CODE(own_rep, "mov $1f - 2, %edi; mov $0x90, %al; mov $12, %ecx; rep stosb\n1: .byte 0xff, 0xc2, 0xff, 0xc2, 0xff, 0xc2; nop; nop; nop; "
+CODE(own_rep, "mov $1f - 2, %edi; mov $0x90, %al; mov $12, %ecx; rep stosb\n1: .byte 0xff, 0xc2, 0xff, 0xc2, 0xff, "
+              "0xc2; nop; nop; nop; "
               "nop; nop; nop; nop");
 CODE(counting_loop, "xor %ebx, %ebx; mov $10, %ecx\n1: incb 2f + 1\n2: mov $0, %al; movzbl %al, %eax; add %eax, %ebx; "
                     "dec %ecx; jnz 1b");
 CODE(behind_loop, "xor %ebx, %ebx; mov $3, %ecx\n1: mov $1, %al; movzbl %al, %eax; add %eax, %ebx; addb $10, 1b + 1; "
                   "dec %ecx; jnz 1b; movb $1, 1b + 1");
-CODE(branch_loop, "mov $4, %ecx; xor %ebx, %ebx\n1: jmp 2f\n2: .byte 0xff, 0xc3; jmp 4f\n3: add $16, %ebx\n4: xorb $4, 1b + 1; dec %ecx; "
+CODE(branch_loop, "mov $4, %ecx; xor %ebx, %ebx\n1: jmp 2f\n2: .byte 0xff, 0xc3; jmp 4f\n3: add $16, %ebx\n4: xorb $4, "
+                  "1b + 1; dec %ecx; "
                   "jnz 1b");
 CODE(data_beside, "mov $2000, %ecx\n1: incl 2f; dec %ecx; jnz 1b; mov 2f, %eax; jmp 3f\n2: .long 0\n3: nop");
 static void test_next(void)
@@ -32,11 +35,14 @@ static void test_next(void)
         const char *code, *end, *what;
         word al;
     } forms[] = {
-        {next_byte, next_byte_end, "a byte store", 0x77},       {next_word, next_word_end, "a doubleword store", 0x88},
-        {next_push, next_push_end, "PUSH", 0x99},               {next_xchg, next_xchg_end, "XCHG", 0x66},
-        {next_add, next_add_end, "ADD", 0x14},                  {next_stos, next_stos_end, "STOSB", 0x55},
-        {next_cmpxchg, next_cmpxchg_end, "CMPXCHG", 0x33},      {next_not_cmpxchg, next_not_cmpxchg_end,
-                                                                 "CMPXCHG that fails", 0x11},
+        {next_byte, next_byte_end, "a byte store", 0x77},
+        {next_word, next_word_end, "a doubleword store", 0x88},
+        {next_push, next_push_end, "PUSH", 0x99},
+        {next_xchg, next_xchg_end, "XCHG", 0x66},
+        {next_add, next_add_end, "ADD", 0x14},
+        {next_stos, next_stos_end, "STOSB", 0x55},
+        {next_cmpxchg, next_cmpxchg_end, "CMPXCHG", 0x33},
+        {next_not_cmpxchg, next_not_cmpxchg_end, "CMPXCHG that fails", 0x11},
     };
     for (unsigned i = 0; i < ARRAY_LEN(forms); i++) {
         /* PUSH of 99B0h makes MOV 99h, AL of the next instruction. */

@@ -1,5 +1,5 @@
-/* SYSCALL, SYSRET, SYSENTER and SYSEXIT from 64-bit and compatibility mode: segments, flags, canonical checks, who may and when
- * they exist. Where vendors differ both are known here.
+/* SYSCALL, SYSRET, SYSENTER and SYSEXIT from 64-bit and compatibility mode: segments, flags, canonical checks, who may
+ * and when they exist. Where vendors differ both are known here.
  *
  * SDM vol. 2, the four instructions; APM vol. 3, the same. */
 #include "guest.h"
@@ -49,7 +49,8 @@ static void test_syscall(void)
     wrmsr(MSR_STAR, (uint64_t)SEL_KCODE << 32 | (uint64_t)(SEL_UCODE32 | 3) << 48);
     t = run(&REGS_USER(syscall32, .ip = LOW_USER + (word)syscall32, .cs = SEL_UCODE32 | 3, .sp = LOW_USER + 0x200000));
     if (amd) {
-        ok(t.vector == DONE && t.regs.ax == 0xc57a2 && t.regs.bx == SEL_KCODE && t.regs.ip == (word)cstar_target_end + 2,
+        ok(t.vector == DONE && t.regs.ax == 0xc57a2 && t.regs.bx == SEL_KCODE &&
+               t.regs.ip == (word)cstar_target_end + 2,
            "SYSCALL in compatibility mode goes to CSTAR");
         ok_equal(t.regs.cx, LOW_USER + (word)syscall32_end, "... RCX");
     } else {
@@ -61,7 +62,8 @@ static void test_syscall(void)
 
 static void test_sysret(void)
 {
-    struct trap t = run_kernel(sysretq, .cx = USER(user_code), .r11 = FL_1 | FL_IF | FL_CF | FL_IOPL | FL_RF | FL_VM | FL_ID);
+    struct trap t =
+        run_kernel(sysretq, .cx = USER(user_code), .r11 = FL_1 | FL_IF | FL_CF | FL_IOPL | FL_RF | FL_VM | FL_ID);
     ok_done(&t, user_code_end, "SYSRET to 64-bit mode");
     ok(t.regs.bx == (SEL_UCODE64 | 3) && t.regs.bp == (SEL_UDATA | 3), "... CS and SS from STAR");
     ok_equal(t.regs.flags, FL_1 | FL_IF | FL_CF | FL_IOPL | FL_ID, "... flags from R11, without RF and VM");
@@ -110,7 +112,8 @@ static void test_sysenter(void)
     wrmsr(MSR_SYSENTER_CS, SEL_KCODE | 3);
     t = run_user(sysenter, .flags = FL_1 | FL_IF | FL_CF);
     ok_done(&t, sysenter_target_end, "SYSENTER");
-    ok(t.regs.bx == SEL_KCODE && t.regs.dx == SEL_KDATA && t.regs.di == (word)kernel_stack_top - 128, "... CS, SS, RSP");
+    ok(t.regs.bx == SEL_KCODE && t.regs.dx == SEL_KDATA && t.regs.di == (word)kernel_stack_top - 128,
+       "... CS, SS, RSP");
     ok_equal(t.regs.flags, FL_1 | FL_CF, "... clears IF");
     t = run(&REGS_USER(sysenter32, .ip = LOW_USER + (word)sysenter32, .cs = SEL_UCODE32 | 3));
     ok_done(&t, sysenter_target_end, "SYSENTER from compatibility mode enters 64-bit mode");
@@ -120,7 +123,8 @@ static void test_sysenter(void)
     ok(t.regs.bx == (SEL_UCODE64 | 3) && t.regs.bp == (SEL_UDATA2 | 3) && t.regs.sp == USER(user_stack_top),
        "... CS, SS, RSP");
     t = run_kernel(sysexitl, .dx = LOW_USER + (word)user_code32, .cx = LOW_USER + 0x200000);
-    ok(t.vector == DONE && t.regs.bx == (SEL_UCODE32 | 3) && t.regs.sp == LOW_USER + 0x200000, "SYSEXIT to compatibility mode");
+    ok(t.vector == DONE && t.regs.bx == (SEL_UCODE32 | 3) && t.regs.sp == LOW_USER + 0x200000,
+       "SYSEXIT to compatibility mode");
     t = run_kernel(sysexitq, .dx = 0x800000000000, .cx = USER(user_stack_top));
     ok_trap(&t, GP, 0, sysexitq, "SYSEXIT to a non-canonical RIP: #GP(0)");
     t = run_kernel(sysexitq, .dx = USER(user_code), .cx = 0x800000000000);

@@ -1,5 +1,5 @@
-/* Hardware task switches: JMP, CALL, IRET, task gates and events; both formats of TSS; busy bits, back links, NT, TS, the T
- * flag; faults before, and in the new task.
+/* Hardware task switches: JMP, CALL, IRET, task gates and events; both formats of TSS; busy bits, back links, NT, TS,
+ * the T flag; faults before, and in the new task.
  *
  * SDM vol. 3, chapter 7. */
 #include "guest.h"
@@ -31,8 +31,8 @@ CODE(iret_loop, "1: iret; mov $0x55, %ebx; jmp 1b");
 CODE(ud2, "ud2");
 CODE(load_tr, "ltr %ax");
 
-#define SEL_A SEL_FREE        /* 32-bit TSS */
-#define SEL_B (SEL_FREE + 8)  /* 16-bit TSS */
+#define SEL_A SEL_FREE       /* 32-bit TSS */
+#define SEL_B (SEL_FREE + 8) /* 16-bit TSS */
 #define SEL_GATE (SEL_FREE + 16)
 #define BUSY(selector) (gdt[(selector) / 8] >> 41 & 1)
 
@@ -48,12 +48,31 @@ static struct __attribute__((packed)) {
 /* Both TSSs as they were made: task A at `code` with registers of its own. */
 static void prepare(const char *code)
 {
-    a = (struct tss32){.eip = (word)code, .eflags = FL_1 | FL_CF, .eax = 0xa0a0a0a0, .ecx = 0xc1, .edx = 0xd2,
-                       .ebx = 0xb3, .esp = (word)top_a, .ebp = 0xb5, .esi = 0x56, .edi = 0xd7, .es = SEL_KDATA,
-                       .cs = SEL_KCODE, .ss = SEL_KDATA, .ds = SEL_KDATA, .fs = SEL_KDATA, .io = 104,
-                       .esp0 = (word)top_a - 1024, .ss0 = SEL_KDATA};
-    b = (struct tss16){.flags = FL_1, .ax = 0x1111, .sp = (uint16_t)(word)(top_a - 512), .es = SEL_KDATA,
-                       .ss = SEL_KDATA, .ds = SEL_KDATA, .bx = 0xbbbb};
+    a = (struct tss32){.eip = (word)code,
+                       .eflags = FL_1 | FL_CF,
+                       .eax = 0xa0a0a0a0,
+                       .ecx = 0xc1,
+                       .edx = 0xd2,
+                       .ebx = 0xb3,
+                       .esp = (word)top_a,
+                       .ebp = 0xb5,
+                       .esi = 0x56,
+                       .edi = 0xd7,
+                       .es = SEL_KDATA,
+                       .cs = SEL_KCODE,
+                       .ss = SEL_KDATA,
+                       .ds = SEL_KDATA,
+                       .fs = SEL_KDATA,
+                       .io = 104,
+                       .esp0 = (word)top_a - 1024,
+                       .ss0 = SEL_KDATA};
+    b = (struct tss16){.flags = FL_1,
+                       .ax = 0x1111,
+                       .sp = (uint16_t)(word)(top_a - 512),
+                       .es = SEL_KDATA,
+                       .ss = SEL_KDATA,
+                       .ds = SEL_KDATA,
+                       .bx = 0xbbbb};
     gdt_put(0, descriptor((word)&a, sizeof a - 1, 0x89, 0));
     gdt_put(1, descriptor((word)&b, sizeof b - 1, 0x81, 0));
     gdt_put(2, (uint64_t)SEL_A << 16 | 0xe5ull << 40); /* task gate of DPL 3 */
@@ -69,8 +88,8 @@ static void test_jump(void)
     prepare(nothing);
     struct trap t = run_kernel(jump_task, .di = (word)&far_a, .ax = 0x1234, .si = 0x99, .flags = FL_1 | FL_ZF);
     ok_done(&t, nothing_end, "JMP to a TSS");
-    ok(t.regs.ax == 0xa0a0a0a0 && t.regs.cx == 0xc1 && t.regs.di == 0xd7 && t.regs.bp == 0xb5 && t.regs.fs == SEL_KDATA &&
-           t.regs.gs == 0 && t.regs.sp == (word)top_a && t.regs.flags == (FL_1 | FL_CF),
+    ok(t.regs.ax == 0xa0a0a0a0 && t.regs.cx == 0xc1 && t.regs.di == 0xd7 && t.regs.bp == 0xb5 &&
+           t.regs.fs == SEL_KDATA && t.regs.gs == 0 && t.regs.sp == (word)top_a && t.regs.flags == (FL_1 | FL_CF),
        "... loads all registers");
     ok(!BUSY(SEL_TSS) && BUSY(SEL_A), "... moves the busy bit");
     ok(OWN->eax == 0x1234 && OWN->esi == 0x99 && OWN->eip == (word)jump_task_end && OWN->eflags == (FL_1 | FL_ZF) &&
@@ -218,8 +237,13 @@ static void test_new_task(void)
         gdt_put(6, descriptor(0, 0xfffff, 0x12, 0xc));
         gdt_put(7, descriptor(0, 0xff, 0x02, 0));
         gdt_put(8, descriptor((word)&c, sizeof c - 1, 0x89, 0));
-        c = (struct tss32){.eip = (word)trap_stubs + 16 * bad[i].vector, .eflags = FL_1, .esp = (word)top_a - 2048,
-                           .cs = SEL_KCODE, .ss = SEL_KDATA, .ds = SEL_KDATA, .es = SEL_KDATA};
+        c = (struct tss32){.eip = (word)trap_stubs + 16 * bad[i].vector,
+                           .eflags = FL_1,
+                           .esp = (word)top_a - 2048,
+                           .cs = SEL_KCODE,
+                           .ss = SEL_KDATA,
+                           .ds = SEL_KDATA,
+                           .es = SEL_KDATA};
         memcpy((char *)&a + bad[i].offset, &bad[i].value, 2);
         idt_set((unsigned)bad[i].vector, &(struct gate_spec){.selector = SEL_FREE + 64, .type = 5});
         struct trap t = run_kernel(jump_task, .di = (word)&far_a);

@@ -1,5 +1,5 @@
-/* Virtual-8086 mode: the way in and out, what is trapped and what is not, I/O permission, limits; the extensions of CR4.VME
- * with the interrupt redirection map and VIF; CR4.PVI.
+/* Virtual-8086 mode: the way in and out, what is trapped and what is not, I/O permission, limits; the extensions of
+ * CR4.VME with the interrupt redirection map and VIF; CR4.PVI.
  *
  * SDM vol. 3, chapter 20. */
 #include "guest.h"
@@ -8,8 +8,9 @@
 #define SEG_DATA 0x3000u
 
 CODE16(nop16, "nop");
-CODE16(walk, "mov %ds:(0), %al; mov %ss:(2), %ah; mov %es:(4), %bl; mov %fs:(6), %bh; mov %gs:(8), %cl; push %ds; pop %es;"
-             "mov $0x3100, %dx; mov %dx, %ds; mov (0), %ch");
+CODE16(walk,
+       "mov %ds:(0), %al; mov %ss:(2), %ah; mov %es:(4), %bl; mov %fs:(6), %bh; mov %gs:(8), %cl; push %ds; pop %es;"
+       "mov $0x3100, %dx; mov %dx, %ds; mov (0), %ch");
 CODE16(cli16, "cli");
 CODE16(sti16, "sti");
 CODE16(pushf16, "pushf; pop %ax");
@@ -72,9 +73,19 @@ static uint8_t *at(word address)
 
 static struct trap run_v86(const char *code, word flags, word ax, word dx)
 {
-    return run(&(struct regs){.ip = LOW_OFFSET(code), .cs = LOW_SEGMENT, .flags = FL_1 | FL_VM | flags, .ss = SEG_STACK,
-                              .sp = 0x1000, .ds = SEG_DATA, .es = SEG_DATA, .fs = SEG_DATA, .gs = SEG_DATA, .ax = ax,
-                              .dx = dx, .di = 0x40, .si = 0x40});
+    return run(&(struct regs){.ip = LOW_OFFSET(code),
+                              .cs = LOW_SEGMENT,
+                              .flags = FL_1 | FL_VM | flags,
+                              .ss = SEG_STACK,
+                              .sp = 0x1000,
+                              .ds = SEG_DATA,
+                              .es = SEG_DATA,
+                              .fs = SEG_DATA,
+                              .gs = SEG_DATA,
+                              .ax = ax,
+                              .dx = dx,
+                              .di = 0x40,
+                              .si = 0x40});
 }
 
 #define IOPL0 0
@@ -88,9 +99,16 @@ static void test_way_in(void)
     at(0x35000)[6] = 0x44;
     at(0x36000)[8] = 0x55;
     at(0x31000)[0] = 0x66;
-    struct trap t = run(&(struct regs){.ip = LOW_OFFSET(walk), .cs = LOW_SEGMENT, .flags = FL_1 | FL_VM | FL_IOPL,
-                                       .ss = SEG_STACK, .sp = 0x1000, .ds = 0x3000, .es = 0x3400, .fs = 0x3500,
-                                       .gs = 0x3600, .bp = 0xdead0001});
+    struct trap t = run(&(struct regs){.ip = LOW_OFFSET(walk),
+                                       .cs = LOW_SEGMENT,
+                                       .flags = FL_1 | FL_VM | FL_IOPL,
+                                       .ss = SEG_STACK,
+                                       .sp = 0x1000,
+                                       .ds = 0x3000,
+                                       .es = 0x3400,
+                                       .fs = 0x3500,
+                                       .gs = 0x3600,
+                                       .bp = 0xdead0001});
     ok_trap(&t, DONE, NO_ERROR, (const char *)LOW_OFFSET(walk_end) + 2, "IRET to v86 mode and INT n back");
     ok(t.regs.ax == 0x2211 && t.regs.bx == 0x4433 && t.regs.cx == 0x6655, "segments are selectors times 16");
     ok(t.regs.cs == LOW_SEGMENT && t.regs.ss == SEG_STACK && t.regs.sp == 0x1000 && t.regs.ds == 0x3100 &&
@@ -112,15 +130,33 @@ static void test_sensitive(void)
         bool iopl_sensitive;
     } forms[] = {
 #define F(name, text, vector, sensitive) {name, name##_end, text, vector, sensitive}
-        F(cli16, "CLI", GP, true), F(sti16, "STI", GP, true), F(pushf16, "PUSHF", GP, true),
-        F(pushfd16, "PUSHFD", GP, true), F(popf16, "POPF", GP, true), F(popfd16, "POPFD", GP, true),
-        F(int_21, "INT n", GP, true), F(iret16, "IRET", GP, true), F(hlt16, "HLT", GP, false),
-        F(clts16, "CLTS", GP, false), F(lgdt16, "LGDT", GP, false), F(lidt16, "LIDT", GP, false),
-        F(lmsw16, "LMSW", GP, false), F(mov_cr, "MOV from CR0", GP, false), F(mov_dr, "MOV from DR7", GP, false),
-        F(wbinvd16, "WBINVD", GP, false), F(invlpg16, "INVLPG", GP, false), F(rdmsr16, "RDMSR", GP, false),
-        F(sldt16, "SLDT", UD, false), F(str16, "STR", UD, false), F(lldt16, "LLDT", UD, false),
-        F(ltr16, "LTR", UD, false), F(lar16, "LAR", UD, false), F(lsl16, "LSL", UD, false),
-        F(verr16, "VERR", UD, false), F(verw16, "VERW", UD, false), F(arpl16, "ARPL", UD, false),
+        F(cli16, "CLI", GP, true),
+        F(sti16, "STI", GP, true),
+        F(pushf16, "PUSHF", GP, true),
+        F(pushfd16, "PUSHFD", GP, true),
+        F(popf16, "POPF", GP, true),
+        F(popfd16, "POPFD", GP, true),
+        F(int_21, "INT n", GP, true),
+        F(iret16, "IRET", GP, true),
+        F(hlt16, "HLT", GP, false),
+        F(clts16, "CLTS", GP, false),
+        F(lgdt16, "LGDT", GP, false),
+        F(lidt16, "LIDT", GP, false),
+        F(lmsw16, "LMSW", GP, false),
+        F(mov_cr, "MOV from CR0", GP, false),
+        F(mov_dr, "MOV from DR7", GP, false),
+        F(wbinvd16, "WBINVD", GP, false),
+        F(invlpg16, "INVLPG", GP, false),
+        F(rdmsr16, "RDMSR", GP, false),
+        F(sldt16, "SLDT", UD, false),
+        F(str16, "STR", UD, false),
+        F(lldt16, "LLDT", UD, false),
+        F(ltr16, "LTR", UD, false),
+        F(lar16, "LAR", UD, false),
+        F(lsl16, "LSL", UD, false),
+        F(verr16, "VERR", UD, false),
+        F(verw16, "VERW", UD, false),
+        F(arpl16, "ARPL", UD, false),
         F(mov_cs, "MOV to CS", UD, false),
     };
     for (unsigned i = 0; i < ARRAY_LEN(forms); i++) {
@@ -140,7 +176,8 @@ static void test_sensitive(void)
     ok_equal(t.regs.ax, FL_1 | FL_IOPL | FL_CF, "PUSHF, IOPL 3");
     *(uint32_t *)at(0x21000) = FL_1 | FL_IF | FL_ZF;
     t = run_v86(popf16, FL_IOPL, 0, 0);
-    ok(t.vector == DONE && t.regs.flags == (FL_1 | FL_VM | FL_IOPL | FL_IF | FL_ZF), "POPF, IOPL 3, cannot change IOPL");
+    ok(t.vector == DONE && t.regs.flags == (FL_1 | FL_VM | FL_IOPL | FL_IF | FL_ZF),
+       "POPF, IOPL 3, cannot change IOPL");
     *(uint32_t *)at(0x21000) = FL_1 | FL_ID | FL_AC | FL_VIF | FL_VIP;
     t = run_v86(popfd16, FL_IOPL, 0, 0);
     ok(t.vector == DONE && t.regs.flags == (FL_1 | FL_VM | FL_IOPL | FL_ID | FL_AC), "POPFD, IOPL 3, nor VM, VIF, VIP");
@@ -154,7 +191,8 @@ static void test_sensitive(void)
     memcpy(at(0x21000), frame32, sizeof frame32);
     t = run_v86(iretd16, FL_IOPL, 0, 0);
     ok(t.vector == DONE && t.regs.flags == (FL_1 | FL_VM | FL_IOPL | FL_ID), "IRETD, IOPL 3, stays in v86 mode");
-    idt_set(0x21, &(struct gate_spec){.offset = (word)trap_stubs + 16 * 0x21, .selector = SEL_KCODE, .type = 0xe, .dpl = 3});
+    idt_set(0x21,
+            &(struct gate_spec){.offset = (word)trap_stubs + 16 * 0x21, .selector = SEL_KCODE, .type = 0xe, .dpl = 3});
     t = run_v86(int_21, FL_IOPL, 0, 0);
     ok_trap(&t, 0x21, NO_ERROR, IP(int_21_end), "INT n, IOPL 3");
     idt_default(0x21);
@@ -227,8 +265,15 @@ static void test_io(void)
 
 static struct trap run_at(const char *code, word di, word sp)
 {
-    return run(&(struct regs){.ip = LOW_OFFSET(code), .cs = LOW_SEGMENT, .flags = FL_1 | FL_VM | FL_IOPL,
-                              .ss = SEG_STACK, .sp = sp, .ds = SEG_DATA, .es = SEG_DATA, .di = di, .bp = di});
+    return run(&(struct regs){.ip = LOW_OFFSET(code),
+                              .cs = LOW_SEGMENT,
+                              .flags = FL_1 | FL_VM | FL_IOPL,
+                              .ss = SEG_STACK,
+                              .sp = sp,
+                              .ds = SEG_DATA,
+                              .es = SEG_DATA,
+                              .di = di,
+                              .bp = di});
 }
 
 static void test_limits(void)
@@ -255,15 +300,16 @@ static void test_limits(void)
     ok(t.vector == GP && t.error == 0, "execution past FFFFh: #GP(0)");
     memcpy(at(0x30100), "\xcb", 1);
     t = run_at(far_call, 0, 0x1000);
-    ok(t.vector == DONE && t.regs.sp == 0x1000 && t.regs.cs == LOW_SEGMENT &&
-           *(uint16_t *)at(0x20ffe) == LOW_SEGMENT && *(uint16_t *)at(0x20ffc) == LOW_OFFSET(far_call_end),
+    ok(t.vector == DONE && t.regs.sp == 0x1000 && t.regs.cs == LOW_SEGMENT && *(uint16_t *)at(0x20ffe) == LOW_SEGMENT &&
+           *(uint16_t *)at(0x20ffc) == LOW_OFFSET(far_call_end),
        "far CALL and RET as on an 8086");
 }
 
 static void test_wrong_handlers(void)
 {
     idt_set(UD, &(struct gate_spec){.offset = (word)trap_stubs + 16 * UD,
-                                    .selector = gdt_put(0, descriptor(0, 0xfffff, 0xfa, 0xc)), .type = 0xe});
+                                    .selector = gdt_put(0, descriptor(0, 0xfffff, 0xfa, 0xc)),
+                                    .type = 0xe});
     struct trap t = run_v86(str16, IOPL0, 0, 0);
     ok_trap(&t, GP, SEL_FREE | 1, IP(str16), "a handler of level 3: #GP(selector, EXT)");
     gdt_put(0, descriptor(0, 0xfffff, 0x9e, 0xc));
@@ -305,7 +351,8 @@ static void test_vme(void)
     ok(t.vector == GP && t.regs.ip == LOW_OFFSET(cli16_end) && !(t.regs.flags & FL_VIF) && (t.regs.flags & FL_IF),
        "CLI clears VIF, not IF");
     t = run_v86(sti16, 0, 0, 0);
-    ok(t.regs.ip == LOW_OFFSET(sti16_end) && (t.regs.flags & FL_VIF) && !(t.regs.flags & FL_IF), "STI sets VIF, not IF");
+    ok(t.regs.ip == LOW_OFFSET(sti16_end) && (t.regs.flags & FL_VIF) && !(t.regs.flags & FL_IF),
+       "STI sets VIF, not IF");
     t = run_v86(sti16, FL_VIP, 0, 0);
     ok_trap(&t, GP, 0, IP(sti16), "STI with VIP: #GP(0)");
     t = run_v86(cli16, FL_VIP | FL_VIF, 0, 0);
@@ -318,8 +365,7 @@ static void test_vme(void)
     ok_trap(&t, GP, 0, IP(pushfd16), "PUSHFD traps");
     *(uint32_t *)at(0x21000) = FL_1 | FL_IF | FL_ZF | FL_IOPL;
     t = run_v86(popf16, 0, 0, 0);
-    ok(t.regs.ip == LOW_OFFSET(popf16_end) &&
-           (t.regs.flags & (FL_VIF | FL_IF | FL_IOPL | FL_ZF)) == (FL_VIF | FL_ZF),
+    ok(t.regs.ip == LOW_OFFSET(popf16_end) && (t.regs.flags & (FL_VIF | FL_IF | FL_IOPL | FL_ZF)) == (FL_VIF | FL_ZF),
        "POPF sets VIF, not IF, not IOPL");
     t = run_v86(popf16, FL_VIP, 0, 0);
     ok_trap(&t, GP, 0, IP(popf16), "POPF of IF with VIP: #GP(0)");

@@ -6,8 +6,9 @@
  * isa-debug-exit: 0 (process status 1) if all checks passed, 1 (status 3) if not.
  *
  * The one primitive is run(): it enters a snippet of code with a complete set of registers - at any privilege level, in
- * any mode that IRET can reach - and comes back at the first exception or interrupt with a complete record of it. Snippets
- * are made by CODE(); each ends with INT DONE, so that one that is expected to run through ends in vector DONE.
+ * any mode that IRET can reach - and comes back at the first exception or interrupt with a complete record of it.
+ * Snippets are made by CODE(); each ends with INT DONE, so that one that is expected to run through ends in vector
+ * DONE.
  *
  *     CODE(load, "mov (%rdi), %al");
  *     struct trap t = run_kernel(load, .di = gva);
@@ -39,8 +40,24 @@ typedef unsigned long word;
 #define PAGE 4096ul
 
 enum vector {
-    DE = 0, DB = 1, NMI = 2, BP = 3, OF = 4, BR = 5, UD = 6, NM = 7, DF = 8, TS = 10, NP = 11, SS = 12, GP = 13,
-    PF = 14, MF = 16, AC = 17, MC = 18, XM = 19,
+    DE = 0,
+    DB = 1,
+    NMI = 2,
+    BP = 3,
+    OF = 4,
+    BR = 5,
+    UD = 6,
+    NM = 7,
+    DF = 8,
+    TS = 10,
+    NP = 11,
+    SS = 12,
+    GP = 13,
+    PF = 14,
+    MF = 16,
+    AC = 17,
+    MC = 18,
+    XM = 19,
     DONE = VECTOR_DONE, /* what ends a snippet; reachable from every privilege level */
 };
 
@@ -157,41 +174,42 @@ struct regs {
 };
 
 struct trap {
-    struct regs regs;    /* of the interrupted code, as the processor saved them */
+    struct regs regs; /* of the interrupted code, as the processor saved them */
     word vector;
-    word frame;          /* address of the last thing that the processor pushed */
+    word frame; /* address of the last thing that the processor pushed */
     word cr2;
     word handler_flags, handler_cs, handler_ss;
     bool has_error;
     word error;
-    word dr6;            /* with vector DB */
-    word raw[12];        /* what lies at `frame` */
+    word dr6;     /* with vector DB */
+    word raw[12]; /* what lies at `frame` */
 };
 _Static_assert(offsetof(struct regs, ip) == REGS_IP, "layout.h");
 _Static_assert(offsetof(struct trap, vector) == TRAP_VECTOR, "layout.h");
 _Static_assert(offsetof(struct trap, handler_ss) == TRAP_HANDLER_SS, "layout.h");
 
-/* A snippet: position-independent, ends with INT DONE unless it leaves otherwise. NAME is its first byte, NAME_end the INT. */
+/* A snippet: position-independent, ends with INT DONE unless it leaves otherwise. NAME is its first byte, NAME_end the
+ * INT. */
 #define CODE(name, text)                                                                                               \
     extern const char name[], name##_end[];                                                                            \
     __asm__(".pushsection .snippets,\"ax\"\n" #name ":\n\t" text "\n" #name "_end:\n\tint $0x81\n.popsection")
 /* The same below 64 KiB offset of the segment LOW_SEGMENT, for real and v86 mode; 16-bit code. */
 #define CODE16(name, text)                                                                                             \
     extern const char name[], name##_end[];                                                                            \
-    __asm__(".pushsection .low,\"awx\"\n.code16\n" #name ":\n\t" text "\n" #name "_end:\n\tint $0x81\n"                \
-            CODE_NATIVE "\n.popsection")
+    __asm__(".pushsection .low,\"awx\"\n.code16\n" #name ":\n\t" text "\n" #name "_end:\n\tint $0x81\n" CODE_NATIVE    \
+            "\n.popsection")
 /* 32-bit code in a 64-bit program, for compatibility mode. */
 #define CODE32(name, text)                                                                                             \
     extern const char name[], name##_end[];                                                                            \
-    __asm__(".pushsection .snippets,\"ax\"\n.code32\n" #name ":\n\t" text "\n" #name "_end:\n\tint $0x81\n"            \
-            CODE_NATIVE "\n.popsection")
+    __asm__(".pushsection .snippets,\"ax\"\n.code32\n" #name ":\n\t" text "\n" #name                                   \
+            "_end:\n\tint $0x81\n" CODE_NATIVE "\n.popsection")
 #ifdef __x86_64__
 #define CODE_NATIVE ".code64"
 #else
 #define CODE_NATIVE ".code32"
 #endif
 #define LOW_SEGMENT 0x1000u
-#define LOW_OFFSET(name) ((word)(name) - LOW_SEGMENT * 16)
+#define LOW_OFFSET(name) ((word)(name)-LOW_SEGMENT * 16)
 
 struct trap run(const struct regs *regs);
 
@@ -207,11 +225,23 @@ extern char trap_stack_top[];                     /* SP0 of the TSS */
 #define USER(pointer) ((word)(pointer) + USER_WINDOW)
 
 #define REGS_KERNEL(code, ...)                                                                                         \
-    ((struct regs){.ip = (word)(code), .sp = (word)kernel_stack_top, .flags = FL_1, .cs = SEL_KCODE, .ss = SEL_KDATA,  \
-                   .ds = SEL_KDATA, .es = SEL_KDATA, ##__VA_ARGS__})
+    ((struct regs){.ip = (word)(code),                                                                                 \
+                   .sp = (word)kernel_stack_top,                                                                       \
+                   .flags = FL_1,                                                                                      \
+                   .cs = SEL_KCODE,                                                                                    \
+                   .ss = SEL_KDATA,                                                                                    \
+                   .ds = SEL_KDATA,                                                                                    \
+                   .es = SEL_KDATA,                                                                                    \
+                   ##__VA_ARGS__})
 #define REGS_USER(code, ...)                                                                                           \
-    ((struct regs){.ip = USER(code), .sp = USER(user_stack_top), .flags = FL_1, .cs = SEL_UCODE | 3,                   \
-                   .ss = SEL_UDATA | 3, .ds = SEL_UDATA | 3, .es = SEL_UDATA | 3, ##__VA_ARGS__})
+    ((struct regs){.ip = USER(code),                                                                                   \
+                   .sp = USER(user_stack_top),                                                                         \
+                   .flags = FL_1,                                                                                      \
+                   .cs = SEL_UCODE | 3,                                                                                \
+                   .ss = SEL_UDATA | 3,                                                                                \
+                   .ds = SEL_UDATA | 3,                                                                                \
+                   .es = SEL_UDATA | 3,                                                                                \
+                   ##__VA_ARGS__})
 #define run_kernel(code, ...) run(&REGS_KERNEL(code, ##__VA_ARGS__))
 #define run_user(code, ...) run(&REGS_USER(code, ##__VA_ARGS__))
 
@@ -242,7 +272,7 @@ struct gate_spec {
 
 extern uint64_t gdt[];
 extern uint64_t idt[];
-extern uint8_t tss[8448]; /* the TSS, its interrupt redirection and I/O maps */
+extern uint8_t tss[8448];    /* the TSS, its interrupt redirection and I/O maps */
 extern uint8_t trap_stubs[]; /* 16 bytes each */
 
 void idt_set(unsigned vector, const struct gate_spec *spec);
@@ -277,8 +307,8 @@ void *page_alloc(unsigned count);
 void *page_alloc_aligned(word size, word alignment);
 
 #ifdef __x86_64__
-/* The entry that maps gva at `level` (1: 4 KiB, 2: 2 MiB, 3: 1 GiB, 4) in the tables of CR3; tables on the way are made,
- * open for everything. */
+/* The entry that maps gva at `level` (1: 4 KiB, 2: 2 MiB, 3: 1 GiB, 4) in the tables of CR3; tables on the way are
+ * made, open for everything. */
 uint64_t *pte(word gva, unsigned level);
 #endif
 
@@ -286,16 +316,48 @@ uint64_t *pte(word gva, unsigned level);
 
 #define ASM __asm__ volatile
 
-static inline void outb(uint16_t port, uint8_t value) { ASM("outb %0, %1" ::"a"(value), "Nd"(port)); }
-static inline void outw(uint16_t port, uint16_t value) { ASM("outw %0, %1" ::"a"(value), "Nd"(port)); }
-static inline void outl(uint16_t port, uint32_t value) { ASM("outl %0, %1" ::"a"(value), "Nd"(port)); }
-static inline uint8_t inb(uint16_t port) { uint8_t v; ASM("inb %1, %0" : "=a"(v) : "Nd"(port)); return v; }
-static inline uint16_t inw(uint16_t port) { uint16_t v; ASM("inw %1, %0" : "=a"(v) : "Nd"(port)); return v; }
-static inline uint32_t inl(uint16_t port) { uint32_t v; ASM("inl %1, %0" : "=a"(v) : "Nd"(port)); return v; }
+static inline void outb(uint16_t port, uint8_t value)
+{
+    ASM("outb %0, %1" ::"a"(value), "Nd"(port));
+}
+static inline void outw(uint16_t port, uint16_t value)
+{
+    ASM("outw %0, %1" ::"a"(value), "Nd"(port));
+}
+static inline void outl(uint16_t port, uint32_t value)
+{
+    ASM("outl %0, %1" ::"a"(value), "Nd"(port));
+}
+static inline uint8_t inb(uint16_t port)
+{
+    uint8_t v;
+    ASM("inb %1, %0" : "=a"(v) : "Nd"(port));
+    return v;
+}
+static inline uint16_t inw(uint16_t port)
+{
+    uint16_t v;
+    ASM("inw %1, %0" : "=a"(v) : "Nd"(port));
+    return v;
+}
+static inline uint32_t inl(uint16_t port)
+{
+    uint32_t v;
+    ASM("inl %1, %0" : "=a"(v) : "Nd"(port));
+    return v;
+}
 
 #define CONTROL_REGISTER(name)                                                                                         \
-    static inline word name##_get(void) { word v; ASM("mov %%" #name ", %0" : "=r"(v)); return v; }                    \
-    static inline void name##_set(word v) { ASM("mov %0, %%" #name ::"r"(v) : "memory"); }
+    static inline word name##_get(void)                                                                                \
+    {                                                                                                                  \
+        word v;                                                                                                        \
+        ASM("mov %%" #name ", %0" : "=r"(v));                                                                          \
+        return v;                                                                                                      \
+    }                                                                                                                  \
+    static inline void name##_set(word v)                                                                              \
+    {                                                                                                                  \
+        ASM("mov %0, %%" #name ::"r"(v) : "memory");                                                                   \
+    }
 CONTROL_REGISTER(cr0)
 CONTROL_REGISTER(cr2)
 CONTROL_REGISTER(cr3)
@@ -329,8 +391,16 @@ static inline uint64_t rdtsc(void)
     return (uint64_t)high << 32 | low;
 }
 
-static inline void invlpg(word gva) { ASM("invlpg (%0)" ::"r"(gva) : "memory"); }
-static inline word flags_get(void) { word v; ASM("pushf; pop %0" : "=r"(v)); return v; }
+static inline void invlpg(word gva)
+{
+    ASM("invlpg (%0)" ::"r"(gva) : "memory");
+}
+static inline word flags_get(void)
+{
+    word v;
+    ASM("pushf; pop %0" : "=r"(v));
+    return v;
+}
 
 struct cpuid {
     uint32_t eax, ebx, ecx, edx;

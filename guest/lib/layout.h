@@ -5,7 +5,7 @@
 #define VECTOR_DONE 0x81
 
 /* The GDT. The order of the user segments is what SYSRET and SYSEXIT take for granted. */
-#define SEL_KCODE 0x08  /* of the program's own width */
+#define SEL_KCODE 0x08 /* of the program's own width */
 #define SEL_KDATA 0x10
 #define SEL_UCODE32 0x18
 #define SEL_UDATA 0x20
@@ -14,8 +14,8 @@
 #define SEL_KCODE32 0x38
 #define SEL_KCODE16 0x40
 #define SEL_KDATA16 0x48
-#define SEL_TSS 0x50    /* two entries */
-#define SEL_FREE 0x80   /* for the tests: 48 entries */
+#define SEL_TSS 0x50  /* two entries */
+#define SEL_FREE 0x80 /* for the tests: 48 entries */
 #define GDT_ENTRIES 64
 
 #ifdef __x86_64__

@@ -1,7 +1,7 @@
 /* Tables, and snippets in and out. See guest.h.
  *
- * A gate of the IDT leads to its vector's stub in trap_stubs, where the state at the time of the event is put into trap_now;
- * then run() goes on. With 16-bit gates trap_parse() takes the frame apart in 16-bit pieces. */
+ * A gate of the IDT leads to its vector's stub in trap_stubs, where the state at the time of the event is put into
+ * trap_now; then run() goes on. With 16-bit gates trap_parse() takes the frame apart in 16-bit pieces. */
 #include "guest.h"
 
 #define BOOT_PARAMS_CMD_LINE 0x228
@@ -137,8 +137,9 @@ void idt_set(unsigned vector, const struct gate_spec *s)
 void idt_default(unsigned vector)
 {
     bool user = vector == BP || vector == OF || vector == DONE;
-    idt_set(vector, &(struct gate_spec){.offset = (word)trap_stubs + 16 * vector, .selector = SEL_KCODE, .type = 0xe,
-                                        .dpl = user ? 3 : 0});
+    idt_set(vector,
+            &(struct gate_spec){
+                .offset = (word)trap_stubs + 16 * vector, .selector = SEL_KCODE, .type = 0xe, .dpl = user ? 3 : 0});
 }
 
 void tss_set_sp0(word sp)
@@ -229,8 +230,8 @@ static void trap_parse(struct trap *t)
 
 static void enter(const struct regs *r)
 {
-    const word image[] = {r->ds,  r->es, r->fs, r->gs, r->r15, r->r14, r->r13, r->r12, r->r11, r->r10, r->r9,    r->r8,
-                          r->di,  r->si, r->bp, r->bx, r->dx,  r->cx,  r->ax,  r->ip,  r->cs,  r->flags, r->sp, r->ss};
+    const word image[] = {r->ds, r->es, r->fs, r->gs, r->r15, r->r14, r->r13, r->r12, r->r11, r->r10,   r->r9, r->r8,
+                          r->di, r->si, r->bp, r->bx, r->dx,  r->cx,  r->ax,  r->ip,  r->cs,  r->flags, r->sp, r->ss};
     run_enter(image);
 }
 
@@ -284,9 +285,9 @@ static void trap_parse(struct trap *t)
 static void enter(const struct regs *r)
 {
     bool v86 = r->flags & FL_VM, outer = v86 || (r->cs & 3) != 0;
-    word image[] = {v86 ? 0 : r->gs, v86 ? 0 : r->fs, v86 ? 0 : r->es, v86 ? 0 : r->ds, r->di, r->si,    r->bp,
-                    0,               r->bx,           r->dx,           r->cx,           r->ax, r->ip,    r->cs,
-                    r->flags,        r->sp,           r->ss,           r->es,           r->ds, r->fs,    r->gs};
+    word image[] = {v86 ? 0 : r->gs, v86 ? 0 : r->fs, v86 ? 0 : r->es, v86 ? 0 : r->ds, r->di, r->si, r->bp,    0,
+                    r->bx,           r->dx,           r->cx,           r->ax,           r->ip, r->cs, r->flags, r->sp,
+                    r->ss,           r->es,           r->ds,           r->fs,           r->gs};
     if (outer) {
         run_enter(image, SEL_KDATA);
         return;
