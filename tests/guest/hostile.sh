@@ -19,6 +19,7 @@ while [ "$n" -lt "$seeds" ]; do
     *[13579]) verdict=ok ;;                                 # the debug exit
     *) verdict='not ok' ;;
     esac
+    grep -q -e 'Sanitizer' -e 'runtime error' -e 'internal error' "$text" && verdict='not ok'
     echo "$verdict $n - $line ends with status $status"
     [ "$verdict" = ok ] || sed 's/^/# /' "$text"
 done
