@@ -1,6 +1,7 @@
 /* See code_cache.h for the model. */
 #include "cpu/code_cache.h"
 
+#include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -19,6 +20,7 @@
 #define BUCKETS 4096u
 #define PAGES_MAX 8192u      /* 130 MiB of indices; a guest that executes more pages than that starts over */
 #define SPANNING_SLOTS 64u
+#define NOTES 64u
 
 struct code_page {
     uint64_t gpfn;
@@ -45,6 +47,11 @@ struct code_cache {
     struct code_page *buckets[BUCKETS];
     struct spanning spanning[SPANNING_SLOTS];
     struct insn single[2];
+    struct {
+        pthread_mutex_t lock;
+        unsigned count; /* NOTES + 1: too many to tell */
+        uint64_t gpfn[NOTES];
+    } notes; /* pages written by other threads */
 };
 
 struct code_cache *code_cache_create(struct error *err)
@@ -62,6 +69,7 @@ struct code_cache *code_cache_create(struct error *err)
         return NULL;
     }
     cache->used = 1;
+    pthread_mutex_init(&cache->notes.lock, NULL);
     return cache;
 }
 
@@ -82,6 +90,7 @@ void code_cache_destroy(struct code_cache *cache)
     if (cache == NULL)
         return;
     free_pages(cache);
+    pthread_mutex_destroy(&cache->notes.lock);
     munmap(cache->arena, ARENA_RECORDS * sizeof(struct insn));
     free(cache);
 }
@@ -181,6 +190,38 @@ void code_cache_written(struct vcpu *v, uint64_t gpfn)
     vcpu_exit(v, &exit);
 }
 
+void code_cache_note_written(struct vcpu *v, uint64_t gpfn)
+{
+    struct code_cache *cache = v->code;
+    pthread_mutex_lock(&cache->notes.lock);
+    unsigned n = 0;
+    while (n < cache->notes.count && n < NOTES && cache->notes.gpfn[n] != gpfn)
+        n++;
+    if (n == cache->notes.count && n < NOTES)
+        cache->notes.gpfn[n] = gpfn;
+    if (n == cache->notes.count && n <= NOTES)
+        cache->notes.count++;
+    pthread_mutex_unlock(&cache->notes.lock);
+    vcpu_raise(v, PENDING_CODE);
+}
+
+void code_cache_take_written(struct vcpu *v)
+{
+    struct code_cache *cache = v->code;
+    uint64_t gpfn[NOTES];
+    pthread_mutex_lock(&cache->notes.lock);
+    unsigned count = cache->notes.count;
+    memcpy(gpfn, cache->notes.gpfn, sizeof gpfn);
+    cache->notes.count = 0;
+    pthread_mutex_unlock(&cache->notes.lock);
+    if (count > NOTES) {
+        code_cache_reset(v);
+        return;
+    }
+    for (unsigned n = 0; n < count; n++)
+        code_cache_written(v, gpfn[n]);
+}
+
 /* ---- decoding ---- */
 
 /* Decodes straight-line code from `off` until it ends, leaves the page, or meets what is decoded already. Returns the
@@ -189,6 +230,7 @@ static uint32_t decode_run(struct vcpu *v, struct code_page *page, unsigned off)
 {
     struct code_cache *cache = v->code;
     uint32_t start = cache->used;
+    page_watch(v, page); /* before its bytes are read */
     for (unsigned n = 0;; n++) {
         struct insn *in = &cache->arena[cache->used];
         bool stop = n == RUN_MAX || off >= PAGE_SIZE || page->index[off] != 0;
@@ -214,7 +256,6 @@ static uint32_t decode_run(struct vcpu *v, struct code_page *page, unsigned off)
         }
         off += in->len;
     }
-    page_watch(v, page);
     return start;
 }
 

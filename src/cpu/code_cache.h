@@ -12,7 +12,8 @@
  * An instruction that spans two pages is never part of a run: it is kept apart with its bytes, which are compared at each
  * execution.
  *
- * Per vCPU; its thread only, but code_cache_written(), which the machine calls with the vCPU's thread stopped or itself.
+ * Per vCPU; its thread only, but code_cache_note_written(). The page is watched before its bytes are read, and a device
+ * writes before it looks whether the page is watched, so one of the two always notices.
  */
 #ifndef RING3_CPU_CODE_CACHE_H
 #define RING3_CPU_CODE_CACHE_H
@@ -33,6 +34,11 @@ void code_link(struct vcpu *v, const struct insn *branch, const struct insn *tar
 
 /* The physical page was written: discard what was decoded from it. */
 void code_cache_written(struct vcpu *v, uint64_t gpfn);
+
+/* The same from any other thread (a device's DMA): noted, and done when the vCPU's thread takes PENDING_CODE. As with other
+ * processors' stores, the guest sees its new code after a branch or a serializing instruction. */
+void code_cache_note_written(struct vcpu *v, uint64_t gpfn);
+void code_cache_take_written(struct vcpu *v);
 
 /* Discards everything. Not while a record is running. */
 void code_cache_reset(struct vcpu *v);

@@ -168,6 +168,7 @@ enum activity { ACTIVITY_RUNNING, ACTIVITY_HLT, ACTIVITY_SHUTDOWN, ACTIVITY_WAIT
 #define PENDING_STOP (1u << 5)  /* return from the engine's run function */
 #define PENDING_FLUSH (1u << 6) /* flush the TLB and the code cache view: memory was remapped, A20 changed */
 #define PENDING_RESET (1u << 7) /* the machine resets */
+#define PENDING_CODE (1u << 8)  /* another thread has written to code: code_cache_take_written() */
 
 /* What the processor's pins and its local APIC are wired to. Called on the vCPU's thread without any lock; the callee
  * takes the machine's device lock. */

@@ -186,7 +186,10 @@ static uint64_t on_random(void *opaque)
 static void on_code_written(void *opaque, uint64_t gpfn)
 {
     struct vm *vm = opaque;
-    code_cache_written(vm->vcpu, gpfn);
+    if (vm->running && !pthread_equal(vm->runner, pthread_self()))
+        code_cache_note_written(vm->vcpu, gpfn);
+    else
+        code_cache_written(vm->vcpu, gpfn);
 }
 
 /* ---- creation ---- */

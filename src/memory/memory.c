@@ -205,7 +205,9 @@ bool memory_write(struct memory *memory, gpa_t gpa, const void *buffer, uint64_t
         struct page_backing page = memory_page(memory, gpa + done);
         if (page.kind == PAGE_RAM) {
             memcpy(page.hva + offset, (const uint8_t *)buffer + done, n);
-            if (*page.flags & PAGE_WATCHED)
+            /* Who watches sets the flag first and reads then: the store must not be late. */
+            __atomic_thread_fence(__ATOMIC_SEQ_CST);
+            if (__atomic_load_n(page.flags, __ATOMIC_RELAXED) & PAGE_WATCHED)
                 memory_notify_written(memory, (gpa + done) >> PAGE_SHIFT);
         }
         done += n;

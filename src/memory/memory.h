@@ -11,7 +11,7 @@
  *
  * Whoever caches what it read from RAM (decoded instructions, translated code, shadow page tables) *watches*
  * the page: `page_flags` of that page gets PAGE_WATCHED, every writer looks at it (memory_write() here, the
- * CPU's slow path in mmu/), and the watcher is told through the callback, after the write.
+ * CPU's slow path in mmu/), and the watcher is told through the callback, after the write, on the writer's thread.
  *
  * Unclaimed ports and addresses read as ones and swallow writes.
  *

@@ -217,6 +217,26 @@ static void code_written_by_string_instruction(void **state)
     }
 }
 
+/* Another thread has written: noted, and taken before the next run. More pages than can be noted are no matter. */
+static void code_written_by_another_thread(void **state)
+{
+    struct bench *b = *state;
+    bench_protected(b, 0);
+    for (unsigned pages = 1; pages < 100; pages += 98) {
+        for (unsigned round = 0; round < 2; round++) {
+            memcpy(b->ram + CODE_AT, round == 0 ? "\xb0\x01\xf4" : "\xb0\x02\xf4", 3); /* mov al, 1 or 2; hlt */
+            for (unsigned i = 0; i < pages; i++)
+                code_cache_note_written(b->v, (CODE_AT >> PAGE_SHIFT) + i);
+            code_cache_note_written(b->v, CODE_AT >> PAGE_SHIFT);
+            b->v->activity = ACTIVITY_RUNNING;
+            b->v->rip = CODE_AT;
+            run(b, 10);
+            assert_int_equal(b->v->activity, ACTIVITY_HLT);
+            assert_int_equal(b->v->regs[RAX] & 0xff, round + 1);
+        }
+    }
+}
+
 /* HLT with TF: the trap wakes the processor. */
 static void trap_after_hlt(void **state)
 {
@@ -244,6 +264,7 @@ int main(void)
         INTERPRET_TEST(shorter_instruction_at_the_limit),
         INTERPRET_TEST(single_step_on_branches),
         INTERPRET_TEST(code_written_by_string_instruction),
+        INTERPRET_TEST(code_written_by_another_thread),
         INTERPRET_TEST(trap_after_hlt),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -127,6 +127,10 @@ static bool take_pending(struct vcpu *v)
         mmu_flush(v);
         code_cache_reset(v);
     }
+    if (pending & PENDING_CODE) {
+        clear_pending(v, PENDING_CODE);
+        code_cache_take_written(v);
+    }
     if (pending & PENDING_INIT)
         take_init(v);
     if (pending & PENDING_SIPI)
