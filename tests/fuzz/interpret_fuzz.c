@@ -7,14 +7,24 @@
  *     byte 1       bits for CR0, CR4 and EFER beside those that the mode needs
  *     bytes 2-3    bit mask of GDT, IDT and page-table entries that the input overwrites
  *     bytes 4-67   eight registers
+ *     byte 68      flags, what is pending, whether the code begins at a page's end
  *     the rest     code at CODE, then repeated through the data page
  *
- * A run is bounded by instructions and by exits through the door, so an endless loop of faults ends too. */
+ * Below the last 64 KiB of RAM lie a page of ROM, with the code in it too, and a page of a device that remembers.
+ *
+ * A run is bounded by instructions and by exits through the door, so an endless loop of faults ends too.
+ *
+ * Each input is run twice: as the engine runs it, and one instruction at a time with nothing remembered about code. Both
+ * must end in the same state, so whatever the guest does to its code is noticed at once. Not with paging, where what the
+ * processor remembers of page tables is allowed to show, and not with single-stepping, which the second way does not
+ * know. */
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "cpu/code_cache.h"
 #include "cpu/cpuid.h"
+#include "cpu/segment.h"
 #include "engine/interpret/interpret.h"
 #include "memory/memory.h"
 #include "mmu/access.h"
@@ -26,9 +36,12 @@
 #define DATA 0x4000u
 #define CODE 0x7c00u
 #define TABLES 0x10000u /* PML4 or page directory, then what it needs */
-#define HEADER 68u
+#define ROM 0x1e0000u
+#define DEVICE 0x1e1000u
+#define HEADER 69u
 #define INSTRUCTIONS_MAX 400u
 #define EXITS_MAX 200u
+#define OTHERS_MAX 20000u
 
 enum start { START_REAL, START_16, START_32, START_32_PAGING, START_PAE, START_V86, START_64, START_COMPAT, START_COUNT };
 
@@ -38,8 +51,12 @@ struct fuzz {
     struct vcpu *v;
     struct memory *memory;
     uint8_t *ram;
-    unsigned exits;
+    uint8_t rom[PAGE_SIZE], device[PAGE_SIZE];
+    unsigned exits, others;
+    bool stopped;
     uint64_t time_ns;
+    struct vcpu *first; /* how the first run ended */
+    uint8_t *first_ram, first_device[PAGE_SIZE];
 };
 
 static uint64_t platform_now(void *opaque)
@@ -77,7 +94,13 @@ static void fuzz_exit(struct vcpu *v, struct exit *exit)
 {
     struct fuzz *f = v->exit_opaque;
 
-    if (++f->exits == EXITS_MAX)
+    /* Others come from straight-line code, which does not stop at once, and EXIT_CODE_WRITE tells what is remembered. */
+    bool counts = exit->reason != EXIT_MMIO_READ && exit->reason != EXIT_MMIO_WRITE && exit->reason != EXIT_CODE_WRITE;
+    if (counts && ++f->exits == EXITS_MAX) {
+        f->stopped = true;
+        vcpu_raise(v, PENDING_STOP);
+    }
+    if (!counts && ++f->others == OTHERS_MAX) /* a long string instruction */
         vcpu_raise(v, PENDING_STOP);
     switch (exit->reason) {
     case EXIT_IO_IN: exit->value = memory_port_read(f->memory, (uint16_t)exit->address, exit->size); break;
@@ -92,6 +115,20 @@ static void fuzz_code_written(void *opaque, uint64_t gpfn)
 {
     code_cache_written(((struct fuzz *)opaque)->v, gpfn);
 }
+
+static uint64_t device_read(void *dev, uint64_t offset, unsigned size)
+{
+    uint64_t value = 0;
+    memcpy(&value, ((struct fuzz *)dev)->device + offset, size);
+    return value;
+}
+
+static void device_write(void *dev, uint64_t offset, unsigned size, uint64_t value)
+{
+    memcpy(((struct fuzz *)dev)->device + offset, &value, size);
+}
+
+static const struct io_ops device_ops = {.read = device_read, .write = device_write, .name = "fuzz"};
 
 static struct fuzz *fuzz_create(void)
 {
@@ -114,6 +151,12 @@ static struct fuzz *fuzz_create(void)
     fuzz.v->exit_opaque = &fuzz;
     fuzz.ram = memory_ram_base(fuzz.memory);
     memory_set_watcher(fuzz.memory, fuzz_code_written, &fuzz);
+    fuzz.first = malloc(sizeof *fuzz.first);
+    fuzz.first_ram = malloc(RAM_SIZE);
+    if (fuzz.first == NULL || fuzz.first_ram == NULL ||
+        !memory_map_rom(fuzz.memory, ROM, PAGE_SIZE, fuzz.rom, &err) ||
+        !memory_map_mmio(fuzz.memory, DEVICE, PAGE_SIZE, &device_ops, &fuzz, &err))
+        abort();
     return &fuzz;
 }
 
@@ -244,42 +287,155 @@ static void mode_set(struct vcpu *v, enum start start, bool user, uint8_t extra)
     vcpu_mode_changed(v);
 }
 
-int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
+/* Memory and processor as the input says. */
+static void prepare(struct fuzz *f, const uint8_t *data, size_t size)
 {
-    static struct fuzz *f;
-    uint64_t registers[8];
-
-    if (f == NULL)
-        f = fuzz_create();
-    if (size < HEADER + 8)
-        return -1;
     struct vcpu *v = f->v;
     enum start start = (data[0] & 0x7f) % START_COUNT;
+    uint64_t registers[8];
 
     memset(f->ram, 0, RAM_SIZE);
+    memset(f->device, 0, sizeof f->device);
     v->pending = 0;
     vcpu_reset(v, false);
     v->activity = ACTIVITY_RUNNING;
+    v->instructions = 0;
     mmu_flush(v);
     code_cache_reset(v);
     v->fault_chain_length = 0;
-    f->exits = 0;
+    f->exits = f->others = 0;
+    f->stopped = false;
+    f->time_ns = 0;
 
     tables_make(f, start, data, size);
     for (unsigned at = DATA; at < DATA + 0x1000; at += 4)
         memcpy(f->ram + at, data + HEADER + (at / 4) % (size - HEADER - 3), 4);
     size_t code = size - HEADER < 0x4000 ? size - HEADER : 0x4000;
     memcpy(f->ram + CODE, data + HEADER, code);
+    memset(f->rom, 0xf4, sizeof f->rom);
+    memcpy(f->rom, data + HEADER, code < sizeof f->rom ? code : sizeof f->rom);
 
     mode_set(v, start, (data[0] & 0x80) && start != START_16 && start != START_REAL, data[1]);
     memcpy(registers, data + 4, sizeof(registers));
     for (unsigned i = 0; i < 8; i++) {
         /* Half of them point somewhere. */
-        uint64_t value = registers[i] & 1 ? registers[i] : DATA + (registers[i] >> 8 & 0xffff);
+        static const uint32_t bases[4] = {DATA, CODE, ROM - 0x8000, 0xfff0};
+        uint64_t value = registers[i] & 1 ? registers[i] : bases[registers[i] >> 1 & 3] + (registers[i] >> 8 & 0xffff);
         v->regs[i] = v->code_mode == CODE_64 ? value : (uint32_t)value;
     }
     if (data[1] & 0x40)
         v->regs[RSP] = 0x9000;
-    engine_interpret.run(v, v->instructions + INSTRUCTIONS_MAX);
+    v->cr4 |= v->model->cr4_mask & CR4_OSXSAVE;
+    v->xcr0 = v->model->xcr0_mask;
+    uint8_t extra = data[68];
+    uint32_t flags = (extra & 1 ? FLAG_AC : 0) | (extra & 2 ? FLAG_DF : 0) | (extra & 4 ? FLAG_IF : 0) |
+                     ((extra & 0x18) == 0x18 ? FLAG_TF : 0);
+    rflags_set(v, rflags_get(v) | flags);
+    if ((extra & 0xc0) == 0xc0) {
+        memmove(f->ram + 0x8ff8, f->ram + CODE, 64);
+        v->rip = 0x8ff8 + (extra >> 3 & 7);
+    }
+    if ((extra & 0x60) == 0x40)
+        vcpu_raise(v, extra & 8 ? PENDING_NMI : PENDING_INTR);
+    vcpu_mode_changed(v);
+}
+
+/* One instruction after the other, each looked up anew, until as many have run and as many exits been counted as in the
+ * first run: faults do not count as instructions. False: something happened that this does not know. */
+static bool run_slowly(struct fuzz *f, unsigned exits)
+{
+    struct vcpu *v = f->v;
+    struct fault fault;
+
+    v->instructions_stop = UINT64_MAX;
+    while (v->instructions < f->first->instructions ||
+           (f->exits < exits && v->instructions == f->first->instructions)) {
+        if (v->activity != ACTIVITY_RUNNING || f->stopped)
+            break;
+        if ((v->rflags_rest & FLAG_TF) || (v->dr[7] & 0xff) || v->dr6_pending != 0 || v->pending != 0)
+            return false;
+        v->shadow = 0;
+        v->rflags_rest &= ~FLAG_RF;
+        code_cache_reset(v);
+        if (!interpret_step(v, &fault)) {
+            v->shadow = 0;
+            v->dr6_pending = 0;
+            event_deliver(v, EVENT_EXCEPTION, &fault);
+        }
+    }
+    return true;
+}
+
+static void different(const char *what, uint64_t first, uint64_t second)
+{
+    fprintf(stderr, "%s: %#llx when run, %#llx step by step\n", what, (unsigned long long)first,
+            (unsigned long long)second);
+    abort();
+}
+
+#define SAME(field)                                                                                                    \
+    do {                                                                                                               \
+        if (f->first->field != v->field)                                                                               \
+            different(#field, (uint64_t)f->first->field, (uint64_t)v->field);                                          \
+    } while (0)
+
+static void compare(const struct fuzz *f)
+{
+    const struct vcpu *v = f->v;
+
+    SAME(instructions);
+    SAME(rip);
+    SAME(cpl);
+    SAME(code_mode);
+    SAME(activity);
+    SAME(cr0);
+    SAME(cr2);
+    SAME(cr3);
+    SAME(cr4);
+    SAME(efer);
+    SAME(gdtr.base);
+    SAME(idtr.base);
+    if (rflags_get(f->first) != rflags_get(v))
+        different("rflags", rflags_get(f->first), rflags_get(v));
+    for (unsigned i = 0; i <= GPR_ZERO; i++)
+        SAME(regs[i]);
+    for (unsigned i = 0; i < SEG_COUNT; i++) {
+        SAME(seg[i].selector);
+        SAME(seg[i].attr);
+        SAME(seg[i].base);
+        SAME(seg[i].limit);
+    }
+    if (memcmp(&f->first->fpu, &v->fpu, sizeof v->fpu) != 0)
+        different("x87 and vector state", 0, 0);
+    for (unsigned at = 0; at < RAM_SIZE; at++)
+        if (f->first_ram[at] != f->ram[at])
+            different("memory", (uint64_t)at << 8 | f->first_ram[at], f->ram[at]);
+    if (memcmp(f->first_device, f->device, sizeof f->device) != 0)
+        different("device", 0, 0);
+}
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
+{
+    static struct fuzz *f;
+
+    if (f == NULL)
+        f = fuzz_create();
+    if (size < HEADER + 8)
+        return -1;
+    struct vcpu *v = f->v;
+    prepare(f, data, size);
+    bool comparable = !(v->cr0 & CR0_PG) && v->pending == 0;
+    engine_interpret.run(v, INSTRUCTIONS_MAX);
+    if (v->regs[GPR_ZERO] != 0 || (v->code_mode != CODE_64 && (v->regs[RSP] >> 32 || v->rip >> 32)))
+        abort();
+    if (!comparable || f->others >= OTHERS_MAX || (v->cr0 & CR0_PG) || (v->rflags_rest & FLAG_TF))
+        return 0;
+    memcpy(f->first, v, sizeof *v);
+    memcpy(f->first_ram, f->ram, RAM_SIZE);
+    memcpy(f->first_device, f->device, sizeof f->device);
+    unsigned exits = f->exits;
+    prepare(f, data, size);
+    if (run_slowly(f, exits) && !(v->cr0 & CR0_PG))
+        compare(f);
     return 0;
 }
