@@ -219,17 +219,20 @@ static uint8_t segment_override_raw(const ZydisDecodedInstruction *z, enum code_
 {
     uint8_t seg = SEG_DS;
     for (unsigned i = 0; i < z->raw.prefix_count; i++) {
+        uint8_t named = SEG_COUNT;
         switch (z->raw.prefixes[i].value) {
-        case 0x26: seg = SEG_ES; break;
-        case 0x2e: seg = SEG_CS; break;
-        case 0x36: seg = SEG_SS; break;
-        case 0x3e: seg = SEG_DS; break;
-        case 0x64: seg = SEG_FS; break;
-        case 0x65: seg = SEG_GS; break;
+        case 0x26: named = SEG_ES; break;
+        case 0x2e: named = SEG_CS; break;
+        case 0x36: named = SEG_SS; break;
+        case 0x3e: named = SEG_DS; break;
+        case 0x64: named = SEG_FS; break;
+        case 0x65: named = SEG_GS; break;
         default: break;
         }
+        if (named != SEG_COUNT && (mode != CODE_64 || named >= SEG_FS)) /* the others mean nothing in 64-bit code */
+            seg = named;
     }
-    return mode == CODE_64 && seg < SEG_FS ? SEG_DS : seg;
+    return seg;
 }
 
 static uint8_t segment_override(const ZydisDecodedInstruction *z)

@@ -225,6 +225,13 @@ static void xmm_in(struct vcpu *v, const struct insn *in, const struct x87_image
 
 /* ---- FXSAVE, FXRSTOR ---- */
 
+/* All 512 bytes must be accessible, those that are not transferred too. Processors look at the last one first. */
+static void area_probe_last(const struct area *area, unsigned write)
+{
+    gva_t last = area->gva + AREA_LEGACY_SIZE - 1;
+    access_probe(area->v, area->in->mode == CODE_64 ? last : (uint32_t)last, 1, area->flags | write);
+}
+
 static void fxsave_check(struct vcpu *v)
 {
     if (v->cr0 & (CR0_EM | CR0_TS))
@@ -244,7 +251,7 @@ void op_fxsave(struct vcpu *v, const struct insn *in)
     unsigned size = without_xmm(v, in) ? AREA_XMM : AREA_XMM + 16 * vector_count(in);
     struct x87_image image;
     legacy_out(v, in, &image);
-    area_probe(&area, AREA_LEGACY_SIZE - 1, 1); /* all 512 bytes must be writable, the last is looked at first */
+    area_probe_last(&area, ACCESS_WRITE);
     area_probe(&area, 0, size);
     area_write(&area, 0, &image, size);
 }
@@ -254,6 +261,7 @@ void op_fxrstor(struct vcpu *v, const struct insn *in)
     fxsave_check(v);
     struct area area = area_open(v, in, AREA_LEGACY_SIZE, 16, false);
     unsigned size = without_xmm(v, in) ? AREA_XMM : AREA_XMM + 16 * vector_count(in);
+    area_probe_last(&area, 0);
     struct x87_image image;
     area_read(&area, 0, &image, size);
     mxcsr_check(v, image.mxcsr);
