@@ -228,8 +228,10 @@ static void xmm_in(struct vcpu *v, const struct insn *in, const struct x87_image
 /* All 512 bytes must be accessible, those that are not transferred too. Processors look at the last one first. */
 static void area_probe_last(const struct area *area, unsigned write)
 {
-    gva_t last = area->gva + AREA_LEGACY_SIZE - 1;
-    access_probe(area->v, area->in->mode == CODE_64 ? last : (uint32_t)last, 1, area->flags | write);
+    const struct insn *in = area->in;
+    uint64_t last = ea_offset(area->v, in) + AREA_LEGACY_SIZE - 1;
+    last = in->addrsize == 8 ? last : in->addrsize == 4 ? (uint32_t)last : (uint16_t)last;
+    access_probe(area->v, seg_linear(area->v, in->seg, last, 1, write != 0), 1, area->flags | write);
 }
 
 static void fxsave_check(struct vcpu *v)
