@@ -86,6 +86,28 @@ static bool bios_data_load(struct load *load, struct error *err)
     return firmware_write(load, LOAD_EBDA, ebda, sizeof ebda, err);
 }
 
+/* The end of the BIOS area: what software that wants a restart jumps to (F000:FFF0), the BIOS's date, and the model
+ * byte of an AT. There is no firmware to start, so the machine is reset through the port that ACPI names. */
+static bool reset_vector_load(struct load *load, struct error *err)
+{
+    const struct acpi_description *acpi = load->request->acpi;
+    if (acpi == NULL || acpi->reset_port == 0)
+        return true;
+    const uint8_t port_low = acpi->reset_port & 0xff, port_high = acpi->reset_port >> 8;
+    /* clang-format off */
+    const uint8_t bytes[LOAD_RESET_SIZE] = {
+        0xba, port_low, port_high,                                          /* mov dx, port */
+        0xb0, acpi->reset_value,                                            /* mov al, value */
+        0xee,                                                               /* out dx, al */
+        0xf4, 0xeb, 0xfd,                                                   /* hlt; jmp to it */
+        [16] = 0xea, LOAD_RESET & 0xff, LOAD_RESET >> 8 & 0xff, 0x00, 0xf0, /* jmp f000:ffe0 */
+        '0', '1', '/', '0', '1', '/', '2', '4',
+        [30] = 0xfc,
+    };
+    /* clang-format on */
+    return firmware_write(load, LOAD_RESET, bytes, sizeof bytes, err);
+}
+
 static bool pvh_load(struct load *load, const struct elf_image *elf, struct error *err)
 {
     char *description = load->state->description;
@@ -154,7 +176,8 @@ bool boot_load_files(struct memory *memory, const struct boot_request *request, 
     enum image_format format = image_format(kernel);
     if (format == IMAGE_UNKNOWN)
         return image_refuse(kernel, err);
-    if (!map_build(&load, err) || !acpi_load(&load, err) || !bios_data_load(&load, err))
+    if (!map_build(&load, err) || !acpi_load(&load, err) || !bios_data_load(&load, err) ||
+        !reset_vector_load(&load, err))
         return false;
     return format == IMAGE_ELF ? elf_kernel_load(&load, kernel, err) : linux_load(&load, kernel, err);
 }

@@ -28,6 +28,8 @@
 #define LOAD_FACS_SIZE 0x1000
 #define LOAD_RSDP 0xf0000
 #define LOAD_BIOS_SIZE 0x10000
+#define LOAD_RESET 0xfffe0
+#define LOAD_RESET_SIZE 0x20
 
 /* Linux boot-time selectors (__BOOT_CS, __BOOT_DS); the PVH and flat entries use the same. */
 #define LOAD_CS 0x10

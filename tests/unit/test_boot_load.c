@@ -31,6 +31,8 @@ static const struct acpi_description acpi = {
     .pm_timer = 0x608,
     .com1_port = 0x3f8,
     .com1_irq = 4,
+    .reset_port = 0xcf9,
+    .reset_value = 6,
 };
 
 struct machine {
@@ -499,6 +501,20 @@ static void test_reset_state(void **state)
     assert_int_equal(s.cs.base + s.rip, 0xfffffff0);
 }
 
+/* Where software jumps to restart the machine; there is no firmware behind it. */
+static void test_restart_jump(void **state)
+{
+    uint8_t elf[ELF_SIZE];
+    struct machine *m = machine_new(2 * MiB);
+    make_elf(elf, false, MiB, MiB);
+    assert_true(load(m, elf, sizeof elf, 0));
+    assert_int_equal(peek(m, 0xffff0, 5), 0xf000ffe0ea);       /* jmp f000:ffe0 */
+    assert_int_equal(peek(m, 0xfffe0, 6), 0xee06b00cf9ba);     /* mov dx, cf9h; mov al, 6; out dx, al */
+    assert_int_equal(peek(m, 0xffff5, 8), 0x34322f31302f3130); /* 01/01/24 */
+    assert_int_equal(peek(m, 0xffffe, 1), 0xfc);
+    machine_free(m);
+}
+
 static void test_stock_kernels(void **state)
 {
     const char *list = getenv("RING3_TEST_KERNELS");
@@ -522,13 +538,14 @@ static void test_stock_kernels(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_direct_64),    cmocka_unit_test(test_identity_map),
-        cmocka_unit_test(test_direct_32),    cmocka_unit_test(test_guest_decompressor),
-        cmocka_unit_test(test_old_protocol), cmocka_unit_test(test_bzimage_errors),
-        cmocka_unit_test(test_elf_flat),     cmocka_unit_test(test_elf_linux),
-        cmocka_unit_test(test_elf_pvh),      cmocka_unit_test(test_elf_errors),
-        cmocka_unit_test(test_high_memory),  cmocka_unit_test(test_given_map),
-        cmocka_unit_test(test_reset_state),  cmocka_unit_test(test_stock_kernels),
+        cmocka_unit_test(test_direct_64),     cmocka_unit_test(test_identity_map),
+        cmocka_unit_test(test_direct_32),     cmocka_unit_test(test_guest_decompressor),
+        cmocka_unit_test(test_old_protocol),  cmocka_unit_test(test_bzimage_errors),
+        cmocka_unit_test(test_elf_flat),      cmocka_unit_test(test_elf_linux),
+        cmocka_unit_test(test_elf_pvh),       cmocka_unit_test(test_elf_errors),
+        cmocka_unit_test(test_high_memory),   cmocka_unit_test(test_given_map),
+        cmocka_unit_test(test_reset_state),   cmocka_unit_test(test_restart_jump),
+        cmocka_unit_test(test_stock_kernels),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
