@@ -313,5 +313,6 @@ int command_run(int argc, char **argv)
         return STATUS_OK;
     }
     signal(SIGPIPE, SIG_IGN);
+    signal(SIGXFSZ, SIG_IGN); /* `ulimit -f` holds for guest memory, too: an error with a message */
     return run_all(&run);
 }

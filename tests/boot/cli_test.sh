@@ -185,6 +185,8 @@ grep -q '"io-out": {' stat.json || fail '--stat=json'
 grep -q '"name":"io-out","args":{"rip":"0x100006","port":"0xf4","value":"0x2a","size":1,"device":"debug exit"}' \
     trace.json || fail "--trace: $(grep io-out trace.json)"
 ends 10 --kernel exit --trace /dev/full < /dev/null
+(ulimit -f 100 && exec "$ring3" run --kernel exit < /dev/null > out 2> err)
+[ $? = 2 ] && grep -q 'File too large' err || fail "a limit of the size of files: $(cat err)"
 
 # --- signals: an orderly end, then death by the same signal ---
 for signal in INT TERM HUP QUIT; do
