@@ -86,7 +86,8 @@ size_t output_room(const struct output *out)
 }
 
 /* Writes what the host takes now. False when it takes nothing more for good, and the output is closed: a far end that
- * has hung up and is full will not be emptied by anybody (a pty says EAGAIN then, where sockets and pipes say EPIPE). */
+ * has hung up and is full will not be emptied by anybody (a pty says EAGAIN then, where sockets and pipes say EPIPE).
+ */
 static bool output_drain(struct output *out, bool hangup)
 {
     while (out->length > 0) {

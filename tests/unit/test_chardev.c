@@ -399,8 +399,8 @@ static void test_pty_hangup(void **state)
     device_close(&d);
 }
 
-/* Runs a device that echoes, or takes no input at all, on stdio in a child until `ms` have passed or it is told to quit; its exit status is the
- * number of breaks, plus 100 when it was told to quit. */
+/* Runs a device that echoes, or takes no input at all, on stdio in a child until `ms` have passed or it is told to
+ * quit; its exit status is the number of breaks, plus 100 when it was told to quit. */
 static pid_t fork_stdio(int in, int out, bool session, bool deaf, unsigned ms)
 {
     pid_t child = fork();
