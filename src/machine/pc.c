@@ -87,7 +87,8 @@ struct pc_cpu {
     unsigned index;
     struct vcpu *vcpu;
     struct lapic *lapic;
-    gpa_t mapped_base; /* of the local APIC's page; 0: not mapped */
+    bool mapped;       /* the local APIC's page, ... */
+    gpa_t mapped_base; /* ... here */
 };
 
 struct pc {
@@ -253,11 +254,10 @@ static void cpu_base_changed(void *opaque, uint64_t apic_base)
     struct memory *memory = cpu->pc->config.memory;
     gpa_t base = apic_base & ~(uint64_t)(LAPIC_PAGE_SIZE - 1) & ((1ull << cpu->vcpu->maxphyaddr) - 1);
     bool visible = (apic_base & APIC_BASE_EN) && !(apic_base & APIC_BASE_EXTD);
-    if (cpu->mapped_base != 0)
-        memory_unmap(memory, cpu->mapped_base);
-    cpu->mapped_base = 0;
-    if (visible && memory_map_mmio(memory, base, LAPIC_PAGE_SIZE, &lapic_mmio_ops, cpu->lapic, NULL))
-        cpu->mapped_base = base;
+    if (cpu->mapped)
+        memory_unmap_device(memory, cpu->mapped_base, cpu->lapic);
+    cpu->mapped = visible && memory_map_mmio(memory, base, LAPIC_PAGE_SIZE, &lapic_mmio_ops, cpu->lapic, NULL);
+    cpu->mapped_base = base;
     cpu_raise(cpu, PENDING_FLUSH);
 }
 
