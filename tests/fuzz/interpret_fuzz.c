@@ -356,7 +356,7 @@ static bool run_slowly(struct fuzz *f, unsigned exits)
             return false;
         v->shadow = 0;
         v->rflags_rest &= ~FLAG_RF;
-        code_cache_reset(v);
+        code_cache_written(v, (uint32_t)(v->seg[SEG_CS].base + v->rip) >> PAGE_SHIFT); /* without paging */
         if (!interpret_step(v, &fault)) {
             v->shadow = 0;
             v->dr6_pending = 0;
@@ -407,7 +407,8 @@ static void compare(const struct fuzz *f)
     }
     if (memcmp(&f->first->fpu, &v->fpu, sizeof v->fpu) != 0)
         different("x87 and vector state", 0, 0);
-    for (unsigned at = 0; at < RAM_SIZE; at++)
+    bool same = memcmp(f->first_ram, f->ram, RAM_SIZE) == 0;
+    for (unsigned at = 0; !same && at < RAM_SIZE; at++)
         if (f->first_ram[at] != f->ram[at])
             different("memory", (uint64_t)at << 8 | f->first_ram[at], f->ram[at]);
     if (memcmp(f->first_device, f->device, sizeof f->device) != 0)
