@@ -272,6 +272,7 @@ int main(int argc, char **argv)
         usage(stderr);
         return 2;
     }
+    setvbuf(stdout, NULL, _IOLBF, 0); /* what was found is seen, whatever comes after it */
     s.native = native_create();
     if (s.native == NULL)
         return 77;

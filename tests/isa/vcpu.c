@@ -28,6 +28,8 @@
 /* A repeated string instruction is a step an iteration, and can go through all of the arena. */
 #define STEPS_MAX 40000u
 
+#define HOST_MXCSR 0x1f80u /* exceptions masked, as the ABI wants it */
+
 #define PTE_P 1ull
 #define PTE_W 2ull
 #define PTE_U 4ull
@@ -238,10 +240,10 @@ static void state_load(struct isa_vcpu *t, const struct isa_case *c)
     memcpy(v->fpu.ymm, s->ymm, sizeof(s->ymm));
     v->fpu.mxcsr = s->mxcsr;
     memset(v->fpu.x87, 0, sizeof(v->fpu.x87));
+    memcpy(v->fpu.x87 + 24, &(uint32_t){HOST_MXCSR}, 4); /* of the image, which the host loads whole */
     memcpy(v->fpu.x87 + 0, &s->fcw, 2);
     memcpy(v->fpu.x87 + 2, &s->fsw, 2);
     v->fpu.x87[4] = s->ftw;
-    memcpy(v->fpu.x87 + 24, &s->mxcsr, 4);
     memcpy(v->fpu.x87 + 32, s->st, sizeof(s->st));
     v->shadow = 0;
     v->dr6_pending = 0;
@@ -334,6 +336,11 @@ void isa_vcpu_run(struct isa_vcpu *t, const struct isa_case *c, struct isa_resul
         }
     }
     software_interrupt_end(t, r);
+    /* Else the monitor's own arithmetic would trap. */
+    if ((__builtin_ia32_stmxcsr() & ~0x3fu) != HOST_MXCSR) {
+        __builtin_ia32_ldmxcsr(HOST_MXCSR);
+        r->vector = ISA_CRASH;
+    }
     state_store(t->v, &r->state);
     memcpy(r->arena, t->ram + GPA_ARENA, ARENA_SIZE);
 }
