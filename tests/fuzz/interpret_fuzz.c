@@ -15,9 +15,9 @@
  * A run is bounded by instructions and by exits through the door, so an endless loop of faults ends too.
  *
  * Each input is run twice: as the engine runs it, and one instruction at a time with nothing remembered about code. Both
- * must end in the same state, so whatever the guest does to its code is noticed at once. Not with paging, where what the
- * processor remembers of page tables is allowed to show, and not with single-stepping, which the second way does not
- * know. */
+ * must end in the same state, so whatever the guest does to its code is noticed at once. Not if the guest has changed its
+ * page tables, since what the processor remembers of them is allowed to show, and not with single-stepping, which the second
+ * way does not know. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -36,6 +36,7 @@
 #define DATA 0x4000u
 #define CODE 0x7c00u
 #define TABLES 0x10000u /* PML4 or page directory, then what it needs */
+#define TABLES_SIZE 0x5000u
 #define ROM 0x1e0000u
 #define DEVICE 0x1e1000u
 #define HEADER 69u
@@ -57,6 +58,8 @@ struct fuzz {
     uint64_t time_ns;
     struct vcpu *first; /* how the first run ended */
     uint8_t *first_ram, first_device[PAGE_SIZE];
+    uint8_t tables[TABLES_SIZE]; /* at the start */
+    bool paging_changed;
 };
 
 static uint64_t platform_now(void *opaque)
@@ -94,6 +97,8 @@ static void fuzz_exit(struct vcpu *v, struct exit *exit)
 {
     struct fuzz *f = v->exit_opaque;
 
+    if (exit->reason == EXIT_CR_WRITE || exit->reason == EXIT_TLB_FLUSH || exit->reason == EXIT_TASK_SWITCH)
+        f->paging_changed = true;
     /* Others come from straight-line code, which does not stop at once, and EXIT_CODE_WRITE tells what is remembered. */
     bool counts = exit->reason != EXIT_MMIO_READ && exit->reason != EXIT_MMIO_WRITE && exit->reason != EXIT_CODE_WRITE;
     if (counts && ++f->exits == EXITS_MAX) {
@@ -304,7 +309,7 @@ static void prepare(struct fuzz *f, const uint8_t *data, size_t size)
     code_cache_reset(v);
     v->fault_chain_length = 0;
     f->exits = f->others = 0;
-    f->stopped = false;
+    f->stopped = f->paging_changed = false;
     f->time_ns = 0;
 
     tables_make(f, start, data, size);
@@ -315,6 +320,7 @@ static void prepare(struct fuzz *f, const uint8_t *data, size_t size)
     memset(f->rom, 0xf4, sizeof f->rom);
     memcpy(f->rom, data + HEADER, code < sizeof f->rom ? code : sizeof f->rom);
 
+    memcpy(f->tables, f->ram + TABLES, TABLES_SIZE);
     mode_set(v, start, (data[0] & 0x80) && start != START_16 && start != START_REAL, data[1]);
     memcpy(registers, data + 4, sizeof(registers));
     for (unsigned i = 0; i < 8; i++) {
@@ -340,6 +346,21 @@ static void prepare(struct fuzz *f, const uint8_t *data, size_t size)
     vcpu_mode_changed(v);
 }
 
+/* Whether the guest has changed its page tables, beside accessed and dirty bits, or their use. */
+static bool has_changed_paging(const struct fuzz *f)
+{
+    if (!(f->v->cr0 & CR0_PG))
+        return false;
+    for (unsigned at = 0; at < TABLES_SIZE; at += 4) {
+        uint32_t before, after;
+        memcpy(&before, f->tables + at, 4);
+        memcpy(&after, f->ram + TABLES + at, 4);
+        if ((before ^ after) & ~0x60u)
+            return true;
+    }
+    return f->paging_changed;
+}
+
 /* One instruction after the other, each looked up anew, until as many have run and as many exits been counted as in the
  * first run: faults do not count as instructions. False: something happened that this does not know. */
 static bool run_slowly(struct fuzz *f, unsigned exits)
@@ -356,7 +377,9 @@ static bool run_slowly(struct fuzz *f, unsigned exits)
             return false;
         v->shadow = 0;
         v->rflags_rest &= ~FLAG_RF;
-        code_cache_written(v, (uint32_t)(v->seg[SEG_CS].base + v->rip) >> PAGE_SHIFT); /* without paging */
+        gpa_t gpa;
+        if (mmu_peek(v, v->code_mode == CODE_64 ? v->rip : (uint32_t)(v->seg[SEG_CS].base + v->rip), &gpa))
+            code_cache_written(v, gpa >> PAGE_SHIFT);
         if (!interpret_step(v, &fault)) {
             v->shadow = 0;
             v->dr6_pending = 0;
@@ -425,18 +448,18 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         return -1;
     struct vcpu *v = f->v;
     prepare(f, data, size);
-    bool comparable = !(v->cr0 & CR0_PG) && v->pending == 0;
+    bool comparable = v->pending == 0;
     engine_interpret.run(v, INSTRUCTIONS_MAX);
     if (v->regs[GPR_ZERO] != 0 || (v->code_mode != CODE_64 && (v->regs[RSP] >> 32 || v->rip >> 32)))
         abort();
-    if (!comparable || f->others >= OTHERS_MAX || (v->cr0 & CR0_PG) || (v->rflags_rest & FLAG_TF))
+    if (!comparable || f->others >= OTHERS_MAX || has_changed_paging(f) || (v->rflags_rest & FLAG_TF))
         return 0;
     memcpy(f->first, v, sizeof *v);
     memcpy(f->first_ram, f->ram, RAM_SIZE);
     memcpy(f->first_device, f->device, sizeof f->device);
     unsigned exits = f->exits;
     prepare(f, data, size);
-    if (run_slowly(f, exits) && !(v->cr0 & CR0_PG))
+    if (run_slowly(f, exits) && !has_changed_paging(f))
         compare(f);
     return 0;
 }
