@@ -297,8 +297,9 @@ static bool can_fetch(struct vcpu *v, gva_t gva)
 {
     struct walk walk;
     uint32_t error;
-    return walk_page_tables(v, v->code_mode == CODE_64 ? gva : (uint32_t)gva, ACCESS_FETCH | access_current(v), false,
-                            &walk, &error);
+    if (v->code_mode != CODE_64)
+        gva = (uint32_t)gva;
+    return gva_canonical(gva) && walk_page_tables(v, gva, ACCESS_FETCH | access_current(v), false, &walk, &error);
 }
 
 /* An instruction that no run holds: it spans pages, lies in device space, or ends near the limit of CS. */

@@ -178,6 +178,25 @@ static void shorter_instruction_at_the_limit(void **state)
     assert_int_equal(b->v->rip, PAGE_AT + 0xff1);
 }
 
+/* What is undefined by its first byte is so at the end of the canonical addresses, too: no byte beyond is fetched. */
+static void undefined_at_the_canonical_end(void **state)
+{
+    struct bench *b = *state;
+    bench_long(b, 0);
+    for (unsigned vector = 0; vector < 32; vector++) {
+        idt_put64(b, vector, gate_make(0xe, 0, CODE64(0), HANDLER_AT + 16 * vector, 0), 0);
+        memcpy(b->ram + HANDLER_AT + 16 * vector, "\xeb\xfe", 2);
+    }
+    put64(b, PML4_AT + 255 * 8, (PML4_AT + 0x1000) | 7);
+    put64(b, PML4_AT + 256 * 8, (PML4_AT + 0x1000) | 7);
+    put64(b, PML4_AT + 0x1000 + 511 * 8, (PML4_AT + 0x2000) | 7);
+    put64(b, PML4_AT + 0x2000 + 511 * 8, 0x200000 | 0x87);
+    b->ram[0x3fffff] = 0x06; /* PUSH ES */
+    b->v->rip = 0x7fffffffffff;
+    run(b, 1);
+    assert_int_equal(vector_reached(b), VECTOR_UD);
+}
+
 /* IA32_DEBUGCTL.BTF: TF traps after branches only; delivering the trap clears BTF. */
 static void single_step_on_branches(void **state)
 {
@@ -237,6 +256,101 @@ static void code_written_by_another_thread(void **state)
     }
 }
 
+/* ---- instructions of all kinds on a page of a device, and across its edge with RAM ---- */
+
+#define DEVICE_AT 0x100000u
+
+static uint8_t device[PAGE_SIZE];
+
+static uint64_t device_read(void *dev, uint64_t offset, unsigned size)
+{
+    uint64_t value = 0;
+    memcpy(&value, device + offset, size);
+    return value;
+}
+
+static void device_write(void *dev, uint64_t offset, unsigned size, uint64_t value)
+{
+    memcpy(device + offset, &value, size);
+}
+
+static void device_exit(struct vcpu *v, struct exit *exit)
+{
+    struct bench *b = v->exit_opaque;
+    if (exit->reason == EXIT_MMIO_READ)
+        exit->value = memory_mmio_read(b->memory, exit->address, exit->size);
+    else if (exit->reason == EXIT_MMIO_WRITE)
+        memory_mmio_write(b->memory, exit->address, exit->size, exit->value);
+    system_exit(v, exit);
+}
+
+/* EDI and ESP are `at`, ESI is 6 less, ECX is 4. The 16 bytes around the edge are 10h, 11h ... before. */
+static const struct device_case {
+    const char *name;
+    uint8_t code[16]; /* ends with HLT */
+    uint32_t at;
+    uint32_t eax;
+    uint32_t eax_after;
+    const char *after; /* the 16 bytes */
+} device_cases[] = {
+    {"push", "\x68\x44\x33\x22\x11\xf4", DEVICE_AT + 6, 0, 0,
+     "\x10\x11\x12\x13\x14\x15\x16\x17\x18\x19\x44\x33\x22\x11\x1e\x1f"},
+    {"push across", "\x68\x44\x33\x22\x11\xf4", DEVICE_AT + 2, 0, 0,
+     "\x10\x11\x12\x13\x14\x15\x44\x33\x22\x11\x1a\x1b\x1c\x1d\x1e\x1f"},
+    {"pop", "\x58\xf4", DEVICE_AT + 1, 0, 0x1c1b1a19, NULL},
+    {"pop across", "\x58\xf4", DEVICE_AT - 1, 0, 0x1a191817, NULL},
+    {"call", "\xe8\x00\x00\x00\x00\xf4", DEVICE_AT + 4, 0, 0,
+     "\x10\x11\x12\x13\x14\x15\x16\x17\x05\x00\x01\x00\x1c\x1d\x1e\x1f"},
+    {"xchg across", "\x87\x07\xf4", DEVICE_AT - 3, 0xaabbccdd, 0x18171615,
+     "\x10\x11\x12\x13\x14\xdd\xcc\xbb\xaa\x19\x1a\x1b\x1c\x1d\x1e\x1f"},
+    {"cmpxchg", "\x0f\xb1\x3f\xf4", DEVICE_AT + 1, 0x1c1b1a19, 0x1c1b1a19,
+     "\x10\x11\x12\x13\x14\x15\x16\x17\x18\x01\x00\x10\x00\x1d\x1e\x1f"},
+    {"lock add across", "\xf0\x01\x07\xf4", DEVICE_AT - 2, 0x01010101, 0x01010101,
+     "\x10\x11\x12\x13\x14\x15\x17\x18\x19\x1a\x1a\x1b\x1c\x1d\x1e\x1f"},
+    {"rep movsb across", "\xf3\xa4\xf4", DEVICE_AT - 2, 0, 0,
+     "\x10\x11\x12\x13\x14\x15\x10\x11\x12\x13\x1a\x1b\x1c\x1d\x1e\x1f"},
+    {"rep stosb across", "\xf3\xaa\xf4", DEVICE_AT - 2, 0x55, 0x55,
+     "\x10\x11\x12\x13\x14\x15\x55\x55\x55\x55\x1a\x1b\x1c\x1d\x1e\x1f"},
+    {"movups across", "\x0f\x10\x47\xf8\x0f\x57\xc0\x0f\x11\x47\xf8\xf4", DEVICE_AT + 2, 0, 0,
+     "\x10\x11\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00"},
+    {"fstp across", "\xdb\xe3\xd9\xe8\xdd\x1f\xf4", DEVICE_AT - 4, 0, 0,
+     "\x10\x11\x12\x13\x00\x00\x00\x00\x00\x00\xf0\x3f\x1c\x1d\x1e\x1f"},
+    {"pop m32", "\x8f\x47\xfd\xf4", DEVICE_AT + 2, 0, 0,
+     "\x10\x11\x12\x13\x14\x15\x16\x1a\x1b\x1c\x1d\x1b\x1c\x1d\x1e\x1f"},
+    {"sgdt across", "\x0f\x01\x07\xf4", DEVICE_AT - 3, 0, 0,
+     "\x10\x11\x12\x13\x14\xff\x00\x00\x10\x00\x00\x1b\x1c\x1d\x1e\x1f"},
+};
+
+static void device_pages(void **state)
+{
+    struct bench *b = *state;
+    struct error err = {0};
+    static const struct io_ops ops = {.read = device_read, .write = device_write, .name = "test"};
+    assert_true(memory_map_mmio(b->memory, DEVICE_AT, PAGE_SIZE, &ops, device, &err));
+    b->v->exit = device_exit;
+    for (unsigned i = 0; i < ARRAY_LEN(device_cases); i++) {
+        const struct device_case *c = &device_cases[i];
+        bench_protected(b, 0);
+        handlers(b);
+        b->v->cr4 = CR4_OSFXSR;
+        for (unsigned n = 0; n < 8; n++) {
+            b->ram[DEVICE_AT - 8 + n] = (uint8_t)(0x10 + n);
+            device[n] = (uint8_t)(0x18 + n);
+        }
+        memory_write(b->memory, CODE_AT, c->code, sizeof c->code);
+        b->v->regs[RAX] = c->eax;
+        b->v->regs[RCX] = 4;
+        b->v->regs[RDI] = c->at;
+        b->v->regs[RSP] = c->at;
+        b->v->regs[RSI] = c->at - 6;
+        run(b, 20);
+        if (b->v->activity != ACTIVITY_HLT || b->v->regs[RAX] != c->eax_after)
+            fail_msg("%s: EAX is %#llx", c->name, (unsigned long long)b->v->regs[RAX]);
+        if (c->after != NULL && (memcmp(b->ram + DEVICE_AT - 8, c->after, 8) || memcmp(device, c->after + 8, 8)))
+            fail_msg("%s: other bytes are stored", c->name);
+    }
+}
+
 /* HLT with TF: the trap wakes the processor. */
 static void trap_after_hlt(void **state)
 {
@@ -262,9 +376,11 @@ int main(void)
         INTERPRET_TEST(trap_before_nmi),
         INTERPRET_TEST(fetch_beyond_limit_of_an_absent_page),
         INTERPRET_TEST(shorter_instruction_at_the_limit),
+        INTERPRET_TEST(undefined_at_the_canonical_end),
         INTERPRET_TEST(single_step_on_branches),
         INTERPRET_TEST(code_written_by_string_instruction),
         INTERPRET_TEST(code_written_by_another_thread),
+        INTERPRET_TEST(device_pages),
         INTERPRET_TEST(trap_after_hlt),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
