@@ -145,8 +145,8 @@ static const struct insn *divide_signed(struct vcpu *v, const struct insn *in)
     s128 n = size == 8 ? (s128)raw : sign_extend(raw, 2 * bits);
     if (divisor == 0)
         fault_de(v);
-    s128 lowest = (s128)1 << (2 * bits - 1);
-    if (divisor == -1 && (size == 8 ? raw == (u128)1 << 127 : n == -lowest))
+    u128 lowest = (u128)1 << (2 * bits - 1);
+    if (divisor == -1 && raw == lowest)
         fault_de(v); /* would overflow even the wide quotient */
     s128 quotient, remainder;
     if ((int64_t)n == n && (int64_t)n != INT64_MIN) {
