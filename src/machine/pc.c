@@ -235,9 +235,14 @@ static void cpu_smi(void *opaque)
     cpu_raise(opaque, PENDING_SMI);
 }
 
+/* INIT takes the boot processor to the firmware, which starts the machine anew; here that is a reset. */
 static void cpu_init(void *opaque)
 {
-    cpu_raise(opaque, PENDING_INIT);
+    struct pc_cpu *cpu = opaque;
+    if (cpu->index == 0)
+        request_reset(cpu->pc);
+    else
+        cpu_raise(cpu, PENDING_INIT);
 }
 
 static void cpu_sipi(void *opaque, uint8_t vector)
