@@ -238,7 +238,7 @@ struct vcpu {
     const struct insn *in;        /* instruction in execution */
     const struct insn *run_start; /* first instruction not yet counted in `instructions`; NULL: `rip` is up to date */
     const struct insn *link;      /* direct branch just taken within its page, whose target may be remembered */
-    uint64_t instructions;        /* executed and counted so far */
+    uint64_t instructions;        /* executed, or ended by a fault that was delivered, so far */
     uint64_t instructions_stop;   /* leave straight-line code at a branch when reached; 0 = at once */
     struct tlb *tlb;              /* the one for the current privilege */
     jmp_buf *unwind;              /* where a fault goes */

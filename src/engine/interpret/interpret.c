@@ -5,7 +5,7 @@
  * interrupts, for the clock, and whether something asks for instruction-by-instruction care (single-step, breakpoints,
  * interrupt shadows): then runs are one instruction long.
  *
- * A fault unwinds to the setjmp here. The instruction it belongs to is not counted as executed.
+ * A fault unwinds to the setjmp here and is delivered; that counts like an instruction.
  *
  * Order of events between two instructions, SDM vol. 3, table 6-2: traps of the previous instruction, then NMI, then
  * INTR, then instruction breakpoints of the next.
@@ -64,6 +64,7 @@ static void unwind_state(struct vcpu *v)
 static void deliver_fault(struct vcpu *v)
 {
     struct fault fault = v->fault;
+    v->instructions++; /* so that guest time goes on, when it is counted in instructions, while a guest only faults */
     v->shadow = 0;
     v->dr6_pending = 0;
     event_deliver(v, EVENT_EXCEPTION, &fault);
