@@ -31,7 +31,8 @@
 #define MEMORY_RAM_MAX (512 * GiB)
 
 /* A device's view of one of its ranges: offsets only, sizes 1, 2, 4 (ports) or 1, 2, 4, 8 (memory). The
- * bus never passes an access that leaves the range; it splits it into bytes. Values are zero-extended; a
+ * bus never passes an access that leaves the range; it splits it into bytes. (A port access that begins and ends in one
+ * range is whole, even where another device claims a port between: CF8h as a double word, with CF9h in it.) Values are zero-extended; a
  * read may leave junk above `size`, the bus cuts it off. NULL read gives ones, NULL write swallows. */
 struct io_ops {
     uint64_t (*read)(void *dev, uint64_t offset, unsigned size);

@@ -1,0 +1,196 @@
+/* The guest-physical address space: slots, routing, splitting, watching, and what happens where nothing is. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#include "memory/memory.h"
+
+/* A device that remembers its last access and answers with its offset in every byte. */
+struct probe {
+    uint64_t offset, value;
+    unsigned size, reads, writes;
+};
+
+static uint64_t probe_read(void *dev, uint64_t offset, unsigned size)
+{
+    struct probe *p = dev;
+    p->offset = offset;
+    p->size = size;
+    p->reads++;
+    return (offset & 0xff) * 0x0101010101010101ull;
+}
+
+static void probe_write(void *dev, uint64_t offset, unsigned size, uint64_t value)
+{
+    struct probe *p = dev;
+    p->offset = offset;
+    p->size = size;
+    p->value = value;
+    p->writes++;
+}
+
+static const struct io_ops probe_ops = {.read = probe_read, .write = probe_write, .name = "probe"};
+
+static struct memory *make(uint64_t size)
+{
+    struct memory *memory = memory_create(size, NULL, NULL);
+    assert_non_null(memory);
+    return memory;
+}
+
+static void test_sizes(void **state)
+{
+    struct error err;
+    const uint64_t bad[] = {0, 4096, 64 * KiB + 1, MEMORY_RAM_MAX + 4096, UINT64_MAX};
+    for (unsigned i = 0; i < ARRAY_LEN(bad); i++) {
+        assert_null(memory_create(bad[i], NULL, &err));
+        assert_true(strlen(err.message) > 0);
+    }
+    memory_destroy(NULL);
+}
+
+/* RAM below the hole and above 4 GiB; nothing between. */
+static void test_slots(void **state)
+{
+    struct memory *memory = make(9 * GiB);
+    assert_int_equal(memory_ram_size(memory), 9 * GiB);
+    uint32_t value = 0x12345678, back = 0;
+    assert_true(memory_write(memory, 3 * GiB - 4, &value, 4));
+    assert_false(memory_write(memory, 3 * GiB - 2, &value, 4));
+    assert_false(memory_write(memory, 4 * GiB - 4, &value, 4));
+    assert_true(memory_write(memory, 4 * GiB, &value, 4));
+    assert_true(memory_write(memory, 10 * GiB - 4, &value, 4));
+    assert_false(memory_write(memory, 10 * GiB - 3, &value, 4));
+    assert_true(memory_read(memory, 10 * GiB - 4, &back, 4));
+    assert_int_equal(back, value);
+    assert_int_equal(memory_page(memory, 3 * GiB).kind, PAGE_NONE);
+    assert_int_equal(memory_page(memory, 4 * GiB).kind, PAGE_RAM);
+    assert_null(memory_ram(memory, 3 * GiB - 4096, 8192));
+    assert_non_null(memory_ram(memory, 0, 3 * GiB));
+    assert_false(memory_read(memory, UINT64_MAX - 1, &back, 4));
+    memory_destroy(memory);
+}
+
+static void test_ports(void **state)
+{
+    struct memory *memory = make(MiB);
+    struct probe a = {0}, b = {0};
+    assert_true(memory_map_ports(memory, 0x100, 8, &probe_ops, &a, NULL));
+    assert_true(memory_map_ports(memory, 0x104, 1, &probe_ops, &b, NULL)); /* over the first */
+    assert_int_equal(memory_port_read(memory, 0x102, 2), 0x0202);
+    assert_int_equal(a.size, 2);
+    assert_int_equal(memory_port_read(memory, 0x104, 1), 0);
+    assert_int_equal(b.reads, 1);
+    /* over an edge: bytes; over the other's port, but begun and ended at one device: whole (CF8h around CF9h) */
+    assert_int_equal(memory_port_read(memory, 0x103, 2), 0x0003);
+    assert_int_equal(memory_port_read(memory, 0x103, 4), 0x03030303);
+    assert_int_equal(a.size, 4);
+    memory_port_write(memory, 0x200, 4, 1); /* nobody */
+    assert_int_equal(memory_port_read(memory, 0x200, 2), 0xffff);
+    assert_int_equal(memory_port_read(memory, 0xffff, 4), 0xffffffff);
+    assert_string_equal(memory_port_name(memory, 0x104), "probe");
+    assert_null(memory_port_name(memory, 0x200));
+    memory_unmap_ports(memory, 0x104, 1);
+    assert_int_equal(memory_port_read(memory, 0x104, 1), 4);
+    assert_int_equal(b.reads, 2); /* no more */
+    assert_false(memory_map_ports(memory, 0xfff8, 16, &probe_ops, &a, NULL));
+    memory_destroy(memory);
+}
+
+static void test_mmio(void **state)
+{
+    struct memory *memory = make(MiB);
+    struct probe dev = {0};
+    uint64_t generation = memory_generation(memory);
+    assert_true(memory_map_mmio(memory, 0xa0000, 0x2000, &probe_ops, &dev, NULL)); /* hides RAM */
+    assert_true(memory_generation(memory) != generation);
+    assert_int_equal(memory_page(memory, 0xa1000).kind, PAGE_MMIO);
+    assert_null(memory_ram(memory, 0x9f000, 0x2000));
+    assert_int_equal(memory_mmio_read(memory, 0xa0010, 8), 0x1010101010101010);
+    memory_mmio_write(memory, 0xa1ffc, 4, 0xdeadbeef);
+    assert_int_equal(dev.offset, 0x1ffc);
+    assert_int_equal(dev.value, 0xdeadbeef);
+    /* half in RAM, half in the device: bytes */
+    memory_mmio_write(memory, 0x9fffe, 4, 0x44332211);
+    uint8_t ram[2];
+    assert_true(memory_read(memory, 0x9fffe, ram, 2));
+    assert_int_equal(ram[0], 0x11);
+    assert_int_equal(ram[1], 0x22);
+    assert_int_equal(dev.value, 0x44);
+    char byte;
+    assert_false(memory_read(memory, 0xa0000, &byte, 1)); /* no DMA to devices */
+    assert_int_equal(memory_mmio_read(memory, 0xfee00000, 4), 0xffffffff);
+    memory_unmap(memory, 0xa0000);
+    assert_int_equal(memory_page(memory, 0xa0000).kind, PAGE_RAM);
+    assert_false(memory_map_mmio(memory, 0xa0800, 0x1000, &probe_ops, &dev, NULL));
+    assert_false(memory_map_mmio(memory, UINT64_MAX & ~0xfffull, 0x2000, &probe_ops, &dev, NULL));
+    memory_destroy(memory);
+}
+
+static void test_rom(void **state)
+{
+    static _Alignas(4096) uint8_t rom[4096] = {1, 2, 3, 4};
+    struct memory *memory = make(MiB);
+    assert_true(memory_map_rom(memory, 0xf0000, sizeof rom, rom, NULL));
+    assert_int_equal(memory_mmio_read(memory, 0xf0000, 4), 0x04030201);
+    uint32_t value = 0;
+    assert_true(memory_write(memory, 0xf0000, &value, 4)); /* swallowed */
+    assert_int_equal(rom[0], 1);
+    assert_int_equal(memory_page(memory, 0xf0000).kind, PAGE_ROM);
+    memory_destroy(memory);
+}
+
+static void note_written(void *opaque, uint64_t gpfn)
+{
+    *(uint64_t *)opaque = gpfn;
+}
+
+static void test_watch(void **state)
+{
+    struct memory *memory = make(MiB);
+    uint64_t written = UINT64_MAX, value = 0;
+    memory_set_watcher(memory, note_written, &written);
+    memory_watch(memory, 5);
+    assert_true(memory_write(memory, 0x4ff8, &value, 8));
+    assert_int_equal(written, UINT64_MAX);
+    assert_true(memory_write(memory, 0x4ffc, &value, 8)); /* reaches into page 5 */
+    assert_int_equal(written, 5);
+    written = UINT64_MAX;
+    memory_unwatch(memory, 5);
+    assert_true(memory_write(memory, 0x5000, &value, 8));
+    assert_int_equal(written, UINT64_MAX);
+    memory_watch(memory, 1 << 20); /* no RAM there: nothing happens */
+    memory_destroy(memory);
+}
+
+/* The tables are bounded; what does not fit is refused with words. */
+static void test_full(void **state)
+{
+    struct memory *memory = make(MiB);
+    struct probe dev = {0};
+    struct error err = {""};
+    unsigned ports = 0, ranges = 0;
+    while (ports < 1000 && memory_map_ports(memory, (uint16_t)(0x1000 + ports), 1, &probe_ops, &dev, &err))
+        ports++;
+    assert_in_range(ports, 100, 999);
+    assert_non_null(strstr(err.message, "port"));
+    while (ranges < 1000 && memory_map_mmio(memory, GiB + ranges * 4096ull, 4096, &probe_ops, &dev, &err))
+        ranges++;
+    assert_in_range(ranges, 30, 999);
+    assert_non_null(strstr(err.message, "range"));
+    memory_destroy(memory);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_sizes), cmocka_unit_test(test_slots), cmocka_unit_test(test_ports),
+        cmocka_unit_test(test_mmio),  cmocka_unit_test(test_rom),   cmocka_unit_test(test_watch),
+        cmocka_unit_test(test_full),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
