@@ -362,7 +362,8 @@ static bool has_changed_paging(const struct fuzz *f)
 }
 
 /* One instruction after the other, each looked up anew, until as many have run and as many exits been counted as in the
- * first run: faults do not count as instructions. False: something happened that this does not know. */
+ * first run: an iteration of a repeated OUTS is an exit but no instruction. False: something happened that this does not
+ * know. */
 static bool run_slowly(struct fuzz *f, unsigned exits)
 {
     struct vcpu *v = f->v;
@@ -381,6 +382,7 @@ static bool run_slowly(struct fuzz *f, unsigned exits)
         if (mmu_peek(v, v->code_mode == CODE_64 ? v->rip : (uint32_t)(v->seg[SEG_CS].base + v->rip), &gpa))
             code_cache_written(v, gpa >> PAGE_SHIFT);
         if (!interpret_step(v, &fault)) {
+            v->instructions++;
             v->shadow = 0;
             v->dr6_pending = 0;
             event_deliver(v, EVENT_EXCEPTION, &fault);
