@@ -426,6 +426,20 @@ static bool excuse_endless(const struct excuse_context *x)
     return x->native->vector == ISA_HANG && x->ring3->vector == ISA_HANG;
 }
 
+/* The runner's own stack lies where a far call from 32-bit code with ESP = 0 may push. */
+static bool excuse_far_wrap(const struct excuse_context *x)
+{
+    return x->d->valid && x->d->in.meta.branch_type == ZYDIS_BRANCH_TYPE_FAR && x->c->mode != ISA_64 &&
+           x->native->vector == ISA_HANG && is_memory_fault(x->ring3);
+}
+
+/* Some processors ignore VEX.W outside 64-bit mode even where the manuals want it set. */
+static bool excuse_vex_w(const struct excuse_context *x)
+{
+    return x->c->mode != ISA_64 && !x->d->valid && x->ring3->vector == 6 && x->native->vector != 6 &&
+           x->c->row == ROW_BYTES && memchr(x->c->code, 0xc4, x->c->length) != NULL;
+}
+
 static const struct {
     bool (*applies)(const struct excuse_context *x);
     const char *why;
@@ -446,6 +460,8 @@ static const struct {
     {excuse_sha, "SHA instructions: AMD's processors do not check the alignment of their operand"},
     {excuse_debug, "INT1 cannot be delivered without an IDT"},
     {excuse_endless, "neither ends: they are stopped at different times"},
+    {excuse_far_wrap, "a far call whose push wraps around 4 GiB, to a stack that is not the case's"},
+    {excuse_vex_w, "VEX.W = 0 outside 64-bit mode, where the instruction demands 1 (SDM 2, VPERMQ)"},
     {excuse_null_base, "a null selector in FS or GS: AMD's processors may keep the base (APM 2, 4.5.3)"},
 };
 

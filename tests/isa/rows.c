@@ -120,6 +120,10 @@ const ZydisDecoder *isa_decoder(enum isa_mode mode)
         ZydisDecoderInit(&decoders[ISA_64], ZYDIS_MACHINE_MODE_LONG_64, ZYDIS_STACK_WIDTH_64);
         ZydisDecoderInit(&decoders[ISA_32], ZYDIS_MACHINE_MODE_LONG_COMPAT_32, ZYDIS_STACK_WIDTH_32);
         ZydisDecoderInit(&decoders[ISA_16], ZYDIS_MACHINE_MODE_LONG_COMPAT_16, ZYDIS_STACK_WIDTH_16);
+        for (unsigned m = 0; m < ISA_MODE_COUNT; m++) { /* no guest has these: NOPs, as on processors before them */
+            ZydisDecoderEnableMode(&decoders[m], ZYDIS_DECODER_MODE_MPX, false);
+            ZydisDecoderEnableMode(&decoders[m], ZYDIS_DECODER_MODE_CET, false);
+        }
         filled = true;
     }
     return &decoders[mode];
