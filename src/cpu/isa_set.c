@@ -98,7 +98,7 @@
     X(AVX_VNNI, NEVER)                                                                                                 \
     X(BMI1, FEATURE(BMI1))                                                                                             \
     X(BMI2, FEATURE(BMI2))                                                                                             \
-    X(CET, ASK(has_cet))                                                                                               \
+    X(CET, NEVER)                                                                                                      \
     X(CLDEMOTE, ASK(has_p6))                                                                                           \
     X(CLFLUSHOPT, FEATURE(CLFLUSHOPT))                                                                                 \
     X(CLFSH, FEATURE(CLFLUSH))                                                                                         \
@@ -316,12 +316,6 @@ static bool has_long_mode(const struct cpu_model *model, const ZydisDecodedInstr
 static bool has_amd_legacy(const struct cpu_model *model, const ZydisDecodedInstruction *instruction)
 {
     return model->amd && model_has(model, CPU_SYSCALL);
-}
-
-static bool has_cet(const struct cpu_model *model, const ZydisDecodedInstruction *instruction)
-{
-    return model->family >= 6 && (instruction->mnemonic == ZYDIS_MNEMONIC_ENDBR32 ||
-                                  instruction->mnemonic == ZYDIS_MNEMONIC_ENDBR64);
 }
 
 static bool has_hypercall(const struct cpu_model *model, const ZydisDecodedInstruction *instruction)

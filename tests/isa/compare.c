@@ -433,6 +433,26 @@ static bool excuse_far_wrap(const struct excuse_context *x)
            x->native->vector == ISA_HANG && is_memory_fault(x->ring3);
 }
 
+/* LOCK with VERR or VERW is #UD in the manuals; some processors execute it. */
+static bool excuse_lock_verify(const struct excuse_context *x)
+{
+    if (x->d->valid || x->ring3->vector != 6 || x->native->vector == 6 || x->c->row != ROW_BYTES)
+        return false;
+    for (unsigned i = 1; i + 2 < x->c->length; i++)
+        if (x->c->code[i] == 0x0f && x->c->code[i + 1] == 0x00 && (x->c->code[i + 2] >> 3 & 6) == 4)
+            return memchr(x->c->code, 0xf0, i) != NULL;
+    return false;
+}
+
+/* A repeated string instruction whose offset is not canonical, but is so with the base of FS or GS added: some processors
+ * look at the offset. */
+static bool excuse_string_offset(const struct excuse_context *x)
+{
+    uint64_t rsi = x->c->state.gpr[6];
+    return x->d->valid && x->c->mode == ISA_64 && x->d->in.meta.category == ZYDIS_CATEGORY_STRINGOP &&
+           (uint64_t)((int64_t)(rsi << 16) >> 16) != rsi && x->native->vector == 13 && x->ring3->vector != 13;
+}
+
 /* Some processors ignore VEX.W outside 64-bit mode even where the manuals want it set. */
 static bool excuse_vex_w(const struct excuse_context *x)
 {
@@ -461,6 +481,8 @@ static const struct {
     {excuse_debug, "INT1 cannot be delivered without an IDT"},
     {excuse_endless, "neither ends: they are stopped at different times"},
     {excuse_far_wrap, "a far call whose push wraps around 4 GiB, to a stack that is not the case's"},
+    {excuse_lock_verify, "LOCK before VERR or VERW: AMD's processors do not refuse it (SDM 2, LOCK: #UD)"},
+    {excuse_string_offset, "a non-canonical offset that the segment base makes canonical, repeated: seen on AMD"},
     {excuse_vex_w, "VEX.W = 0 outside 64-bit mode, where the instruction demands 1 (SDM 2, VPERMQ)"},
     {excuse_null_base, "a null selector in FS or GS: AMD's processors may keep the base (APM 2, 4.5.3)"},
 };
