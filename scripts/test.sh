@@ -83,7 +83,7 @@ else
     suite isa "$build" --suite isa
     suite guest "$build" --suite guest
     sanitized
-    step fuzz scripts/fuzz.sh --seconds 20
+    step fuzz scripts/fuzz.sh --seconds 10
     step images scripts/guest-image.sh all
     suite boot "$build" --suite boot
 fi

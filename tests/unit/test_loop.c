@@ -110,11 +110,12 @@ static void test_timer_and_deadline(void **state)
     struct timer timer;
     timer_init(&timer, loop_timers(loop), count_up, &fired);
     uint64_t start = clock_monotonic_ns();
-    timer_arm(&timer, start + 20000000);
     loop_set_deadline(loop, start + 5000000);
     loop_run_once(loop, NULL);
     assert_true(clock_monotonic_ns() >= start + 5000000);
     assert_int_equal(fired, 0);
+    start = clock_monotonic_ns();
+    timer_arm(&timer, start + 20000000);
     loop_set_deadline(loop, TIMER_NEVER);
     loop_run_once(loop, NULL);
     assert_int_equal(fired, 1);
