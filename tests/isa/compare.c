@@ -306,8 +306,9 @@ static bool excuse_wrap(const struct excuse_context *x)
     uint64_t cr2 = x->native->vector == 14 ? x->native->cr2 : x->ring3->cr2;
     if (x->d->valid && is_image(x->d->in.mnemonic))
         cr2 = 0; /* wherever its segment ends */
+    uint64_t at_end = cr2 & 0x0fffffff; /* the segments' bases are multiples of 256 MiB */
     return x->c->mode != ISA_64 && is_memory_fault(x->native) && is_memory_fault(x->ring3) &&
-           (x->native->vector == 14) != (x->ring3->vector == 14) && (cr2 >= 0xfffffc00 || cr2 < 0x400);
+           (x->native->vector == 14) != (x->ring3->vector == 14) && (at_end >= 0x0ffffc00 || at_end < 0x400);
 }
 
 static bool excuse_partial(const struct excuse_context *x)
