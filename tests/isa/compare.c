@@ -445,13 +445,22 @@ static bool excuse_lock_verify(const struct excuse_context *x)
     return false;
 }
 
-/* A repeated string instruction whose offset is not canonical, but is so with the base of FS or GS added: some processors
- * look at the offset. */
-static bool excuse_string_offset(const struct excuse_context *x)
+static bool is_canonical(uint64_t address)
 {
-    uint64_t rsi = x->c->state.gpr[6];
-    return x->d->valid && x->c->mode == ISA_64 && x->d->in.meta.category == ZYDIS_CATEGORY_STRINGOP &&
-           (uint64_t)((int64_t)(rsi << 16) >> 16) != rsi && x->native->vector == 13 && x->ring3->vector != 13;
+    return (uint64_t)((int64_t)(address << 16) >> 16) == address;
+}
+
+/* An offset that is not canonical, but becomes so when the base of FS or GS is added: some processors look at the
+ * offset, too. */
+static bool excuse_based_offset(const struct excuse_context *x)
+{
+    bool fs = x->d->valid && (x->d->in.attributes & ZYDIS_ATTRIB_HAS_SEGMENT_FS);
+    bool gs = x->d->valid && (x->d->in.attributes & ZYDIS_ATTRIB_HAS_SEGMENT_GS);
+    if (x->c->mode != ISA_64 || !(fs || gs) || x->native->vector != 13 || x->ring3->vector == 13)
+        return false;
+    if (x->ring3->vector == 14)
+        return !is_canonical(x->ring3->cr2 - (fs ? x->c->state.fs_base : x->c->state.gs_base));
+    return x->d->in.meta.category == ZYDIS_CATEGORY_STRINGOP && !is_canonical(x->c->state.gpr[6]);
 }
 
 /* Some processors ignore VEX.W outside 64-bit mode even where the manuals want it set. */
@@ -483,7 +492,7 @@ static const struct {
     {excuse_endless, "neither ends: they are stopped at different times"},
     {excuse_far_wrap, "a far call whose push wraps around 4 GiB, to a stack that is not the case's"},
     {excuse_lock_verify, "LOCK before VERR or VERW: AMD's processors do not refuse it (SDM 2, LOCK: #UD)"},
-    {excuse_string_offset, "a non-canonical offset that the segment base makes canonical, repeated: seen on AMD"},
+    {excuse_based_offset, "a non-canonical offset that the base of FS or GS makes canonical: seen on AMD"},
     {excuse_vex_w, "VEX.W = 0 outside 64-bit mode, where the instruction demands 1 (SDM 2, VPERMQ)"},
     {excuse_null_base, "a null selector in FS or GS: AMD's processors may keep the base (APM 2, 4.5.3)"},
 };
