@@ -427,14 +427,14 @@ static bool excuse_endless(const struct excuse_context *x)
     return x->native->vector == ISA_HANG && x->ring3->vector == ISA_HANG;
 }
 
-/* The runner's own stack lies where a far call from 32-bit code with ESP = 0 may push. */
+/* Seen with a far call from 32-bit code with ESP = 0: the native run does not end. Why is not known. */
 static bool excuse_far_wrap(const struct excuse_context *x)
 {
     return x->d->valid && x->d->in.meta.branch_type == ZYDIS_BRANCH_TYPE_FAR && x->c->mode != ISA_64 &&
            x->native->vector == ISA_HANG && is_memory_fault(x->ring3);
 }
 
-/* LOCK with VERR or VERW is #UD in the manuals; some processors execute it. */
+/* LOCK with VERR or VERW is #UD in the manuals; the AMD host of these tests went on. */
 static bool excuse_lock_verify(const struct excuse_context *x)
 {
     if (x->d->valid || x->ring3->vector != 6 || x->native->vector == 6 || x->c->row != ROW_BYTES)
@@ -463,7 +463,7 @@ static bool excuse_based_offset(const struct excuse_context *x)
     return x->d->in.meta.category == ZYDIS_CATEGORY_STRINGOP && !is_canonical(x->c->state.gpr[6]);
 }
 
-/* Some processors ignore VEX.W outside 64-bit mode even where the manuals want it set. */
+/* VEX.W = 0 where the manuals want 1, outside 64-bit mode: the AMD host of these tests went on. */
 static bool excuse_vex_w(const struct excuse_context *x)
 {
     return x->c->mode != ISA_64 && !x->d->valid && x->ring3->vector == 6 && x->native->vector != 6 &&
@@ -490,9 +490,9 @@ static const struct {
     {excuse_sha, "SHA instructions: AMD's processors do not check the alignment of their operand"},
     {excuse_debug, "INT1 cannot be delivered without an IDT"},
     {excuse_endless, "neither ends: they are stopped at different times"},
-    {excuse_far_wrap, "a far call whose push wraps around 4 GiB, to a stack that is not the case's"},
-    {excuse_lock_verify, "LOCK before VERR or VERW: AMD's processors do not refuse it (SDM 2, LOCK: #UD)"},
-    {excuse_based_offset, "a non-canonical offset that the base of FS or GS makes canonical: seen on AMD"},
+    {excuse_far_wrap, "a far transfer out of legacy code that the native run does not come back from: unexplained"},
+    {excuse_lock_verify, "LOCK before VERR or VERW: not refused by an AMD host (SDM 2, LOCK: #UD)"},
+    {excuse_based_offset, "a non-canonical offset that the base of FS or GS makes canonical: #GP on an AMD host, not explained by the manuals"},
     {excuse_vex_w, "VEX.W = 0 outside 64-bit mode, where the instruction demands 1 (SDM 2, VPERMQ)"},
     {excuse_null_base, "a null selector in FS or GS: AMD's processors may keep the base (APM 2, 4.5.3)"},
 };
