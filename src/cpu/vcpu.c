@@ -168,6 +168,7 @@ void vcpu_raise(struct vcpu *v, uint32_t pending)
 {
     atomic_fetch_or(&v->pending, pending);
     __atomic_store_n(&v->instructions_stop, 0, __ATOMIC_SEQ_CST); /* second: see the engine's loop */
+    __atomic_store_n(&v->poll, 0, __ATOMIC_SEQ_CST);
 }
 
 bool vcpu_runnable(const struct vcpu *v)

@@ -229,6 +229,22 @@ struct msr_state {
     uint64_t syscfg, hwcr, top_mem[2]; /* AMD */
 };
 
+/* What translated code keeps in memory; engine/translate/ alone uses it. Addressed relative to a register that points into
+ * struct vcpu, so it lies near the front. */
+struct vcpu_translated {
+    uint64_t monitor_rsp;         /* the monitor's stack while translated code runs */
+    uint64_t return_rsp;          /* the shadow return stack while the monitor runs */
+    uint64_t scratch;
+    uint64_t page_mask;           /* bits 47:12, for PEXT */
+    uint64_t sign_mask;           /* bit 63 */
+    uint64_t left;                /* instructions that may still be executed, when they are counted */
+    uint64_t gs_base;             /* the shadow table of the current mode */
+    uint64_t s;                   /* host R11 at the last exit: an indirect target */
+    uint64_t exit;                /* why translated code was left */
+    uint64_t sse_missing, avx_missing; /* 0: the host's vector registers hold the guest's, and it may use them */
+    uint64_t status_in_memory;
+};
+
 struct vcpu {
     /* --- hot --- */
     uint64_t regs[GPR_COUNT];
@@ -250,6 +266,8 @@ struct vcpu {
     bool rsp_restore_armed;       /* an instruction that moved RSP may still fault: the engine puts back ... */
     uint64_t rsp_restore;         /* ... this */
     _Atomic uint32_t pending;
+    uintptr_t poll;               /* translated code reads what this points to; 0, set by vcpu_raise(), stops it there */
+    struct vcpu_translated translated;
 
     /* --- architecture --- */
     struct segment seg[SEG_COUNT];
