@@ -37,6 +37,7 @@ struct vcpu *vcpu_create(struct memory *memory, const struct cpu_model *model, u
     v->log = log;
     v->maxphyaddr = model->maxphyaddr;
     v->a20_mask = ~0ull;
+    v->translate_heat = 16;
     v->tlb = &v->tlbs[TLB_KERNEL];
     mmu_init(v);
     vcpu_reset(v, false);
