@@ -254,26 +254,29 @@ static bool uses_mxcsr(const ZydisDecodedInstruction *z)
 /* SDM vol. 2, 2.4: exception types 1, 2 and 4 want 16 bytes aligned in legacy encodings; type 1 in VEX encodings, too.
  * Not those that exist to load what is not aligned, nor the string comparisons. Whether SHA wants it depends on the
  * processor: there the stub's own fault decides. */
-static void find_alignment(struct host_stub *stub, const ZydisDecodedInstruction *z)
+unsigned host_operand_alignment(const ZydisDecodedInstruction *z, unsigned size, bool *strict)
 {
+    *strict = false;
     switch (z->meta.exception_class) {
     case ZYDIS_EXCEPTION_CLASS_SSE1:
     case ZYDIS_EXCEPTION_CLASS_AVX1:
-        stub->align = stub->memsize - 1;
-        stub->align_strict = true;
-        break;
+        *strict = true;
+        return size;
     case ZYDIS_EXCEPTION_CLASS_SSE2:
     case ZYDIS_EXCEPTION_CLASS_SSE4:
-        if (stub->memsize == 16 && !IN_LIST(z->mnemonic, M(MOVUPS), M(MOVUPD), M(MOVDQU), M(LDDQU), M(PCMPESTRI),
-                                            M(PCMPESTRM), M(PCMPISTRI), M(PCMPISTRM), M(MASKMOVDQU)) &&
-            z->meta.isa_set != ZYDIS_ISA_SET_SHA)
-            stub->align = 15;
-        break;
-    default:
-        if (stub->memsize == 16 && IN_LIST(z->mnemonic, M(CVTPD2PI), M(CVTTPD2PI)))
-            stub->align = 15;
-        break;
+        return size == 16 && !IN_LIST(z->mnemonic, M(MOVUPS), M(MOVUPD), M(MOVDQU), M(LDDQU), M(PCMPESTRI),
+                                      M(PCMPESTRM), M(PCMPISTRI), M(PCMPISTRM), M(MASKMOVDQU)) &&
+                       z->meta.isa_set != ZYDIS_ISA_SET_SHA
+                   ? 16
+                   : 0;
+    default: return size == 16 && IN_LIST(z->mnemonic, M(CVTPD2PI), M(CVTTPD2PI)) ? 16 : 0;
     }
+}
+
+static void find_alignment(struct host_stub *stub, const ZydisDecodedInstruction *z)
+{
+    unsigned alignment = host_operand_alignment(z, stub->memsize, &stub->align_strict);
+    stub->align = alignment == 0 ? 0 : (uint8_t)(alignment - 1);
 }
 
 /* ---- re-encoding ---- */
