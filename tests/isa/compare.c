@@ -24,12 +24,13 @@ struct decoded {
 
 static bool decode_at(const struct isa_case *c, unsigned offset, struct decoded *d)
 {
-    uint8_t bytes[16 + CODE_MAX];
+    uint8_t bytes[16];
 
     memset(bytes, 0xcc, sizeof(bytes));
-    memcpy(bytes, c->code, c->length);
-    d->valid = offset < c->length && ZYAN_SUCCESS(ZydisDecoderDecodeFull(isa_decoder(c->mode), bytes + offset, 15, &d->in,
-                                                                         d->operands));
+    if (offset < c->length)
+        memcpy(bytes, c->code + offset, c->length - offset < 15u ? c->length - offset : 15u);
+    d->valid = offset < c->length &&
+               ZYAN_SUCCESS(ZydisDecoderDecodeFull(isa_decoder(c->mode), bytes, 15, &d->in, d->operands));
     return d->valid;
 }
 
@@ -89,6 +90,8 @@ static unsigned flags_undefined_at(const struct isa_case *c, uint64_t rip)
     unsigned undefined = 0, offset = 0;
     struct decoded d;
 
+    if (c->row == ROW_PROGRAM)
+        return isa_program_undefined(c, rip);
     while (c->state.rip + offset != rip && decode_at(c, offset, &d)) {
         const ZydisAccessedFlags *flags = d.in.cpu_flags;
         if (flags != NULL && (offset == 0 || !isa_may_keep_flags(&d.in)))
@@ -505,10 +508,11 @@ static uint64_t first_fault(const struct isa_result *native, const struct isa_re
     return (is_fault(native) ? native : ring3)->state.rip;
 }
 
-const char *isa_excuse(const struct isa_case *c, const struct isa_result *native, const struct isa_result *ring3)
+static const char *excuse_at(const struct isa_case *c, const struct isa_result *native, const struct isa_result *ring3,
+                             uint64_t rip)
 {
     struct decoded d;
-    uint64_t at = first_fault(native, ring3) - c->state.rip;
+    uint64_t at = rip - c->state.rip;
     struct excuse_context x = {c, &d, native, ring3};
 
     if (!(is_fault(native) || is_fault(ring3)) || at >= c->length)
@@ -521,6 +525,15 @@ const char *isa_excuse(const struct isa_case *c, const struct isa_result *native
     return NULL;
 }
 
+const char *isa_excuse(const struct isa_case *c, const struct isa_result *native, const struct isa_result *ring3)
+{
+    if (c->row != ROW_PROGRAM || !(is_fault(native) || is_fault(ring3)))
+        return excuse_at(c, native, ring3, first_fault(native, ring3));
+    /* In a program either may be the earlier one. */
+    const char *why = is_fault(native) ? excuse_at(c, native, ring3, native->state.rip) : NULL;
+    return why == NULL && is_fault(ring3) ? excuse_at(c, native, ring3, ring3->state.rip) : why;
+}
+
 enum isa_verdict isa_compare(const struct isa_case *c, const struct isa_result *native, const struct isa_result *ring3)
 {
     const struct isa_state *a = &native->state, *b = &ring3->state;
@@ -528,8 +541,10 @@ enum isa_verdict isa_compare(const struct isa_case *c, const struct isa_result *
     bool equal;
 
     decode_at(c, 0, &d);
-    unsigned flags = FLAGS_COMPARED & ~flags_undefined_at(c, native->state.rip);
-    equal = vectors_equal(native, ring3) && a->rip == b->rip && ((a->rflags ^ b->rflags) & flags) == 0 &&
+    unsigned flags = (unsigned)(a->rflags ^ b->rflags) & FLAGS_COMPARED;
+    if (flags & STATUS_FLAGS)
+        flags &= ~flags_undefined_at(c, native->state.rip);
+    equal = vectors_equal(native, ring3) && a->rip == b->rip && flags == 0 &&
             gprs_equal(c, &d, a, b) && segs_equal(a, b) && a->mxcsr == b->mxcsr &&
             a->fcw == b->fcw && a->fsw == b->fsw && a->ftw == b->ftw && memcmp(a->ymm, b->ymm, sizeof(a->ymm)) == 0;
     for (unsigned i = 0; i < 8; i++)

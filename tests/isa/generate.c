@@ -5,19 +5,10 @@
  * operands hit the arena (aligned, unaligned, over a page's end, in the read-only page), branches land on an INT3, REP
  * counts are small, CMPXCHG sometimes matches, and so on. The rest of the time nothing is bent.
  *
- * A case never branches into its own bytes, so that it ends.
+ * A case never branches into its own bytes, so that it ends; but for programs, which program.c makes.
  */
-#include "draft.h"
+#include "maker.h"
 #include "values.h"
-
-struct maker {
-    struct rng rng;
-    const struct encodings *encodings;
-    struct isa_case *c;
-    enum isa_mode mode;
-    uint32_t fixed;    /* registers that hold something an instruction before relies on */
-    unsigned undefined; /* CPU flags that are undefined by now */
-};
 
 static uint64_t mode_mask(const struct maker *m)
 {
@@ -26,7 +17,7 @@ static uint64_t mode_mask(const struct maker *m)
 
 /* ---- where things are ---- */
 /* An arena address that `size` bytes are to be accessed at. */
-static uint64_t arena_choose(struct maker *m, unsigned size)
+uint64_t arena_choose(struct maker *m, unsigned size)
 {
     struct rng *rng = &m->rng;
     unsigned align = size > 0 && (size & (size - 1)) == 0 ? size : 8;
@@ -69,7 +60,7 @@ static void patch_add(struct maker *m, uint64_t at, const void *bytes, unsigned 
     c->patch_count++;
 }
 
-static enum isa_seg seg_of(ZydisRegister reg)
+enum isa_seg seg_of(ZydisRegister reg)
 {
     switch (reg) {
     case ZYDIS_REGISTER_ES: return ISA_ES;
@@ -81,7 +72,7 @@ static enum isa_seg seg_of(ZydisRegister reg)
     }
 }
 
-static int gpr_of(ZydisRegister reg)
+int gpr_of(ZydisRegister reg)
 {
     switch (ZydisRegisterGetClass(reg)) {
     case ZYDIS_REGCLASS_GPR16:
@@ -279,7 +270,7 @@ static void memory_bend(struct maker *m, struct draft *d)
 }
 
 /* ---- the rest of an instruction ---- */
-static void immediates_bend(struct maker *m, struct draft *d)
+void immediates_bend(struct maker *m, struct draft *d)
 {
     uint32_t start = m->c->code_offset + m->c->length;
     uint16_t selector;
@@ -385,7 +376,7 @@ static void code_append(struct maker *m, const struct draft *d)
     if (length > room)
         length = room;
     memcpy(m->c->code + m->c->length, d->bytes, length);
-    m->c->length = (uint8_t)(m->c->length + length);
+    m->c->length = (uint16_t)(m->c->length + length);
     m->c->count++;
 }
 
@@ -443,7 +434,7 @@ static void draft_bend(struct maker *m, struct draft *d)
         ZydisDecoderDecodeFull(isa_decoder(m->mode), d->bytes, 15, &d->in, d->operands);
 }
 
-static bool draft_of_row(struct maker *m, unsigned row, struct draft *d)
+bool draft_of_row(struct maker *m, unsigned row, struct draft *d)
 {
     const struct encodings *e = m->encodings;
     unsigned first = e->first[m->mode][row], count = e->first[m->mode][row + 1] - first;
@@ -557,7 +548,7 @@ static void make_one(struct maker *m, struct draft *d)
 }
 
 /* ---- sequences ---- */
-static bool sequence_permits(const struct maker *m, const struct draft *d)
+bool sequence_permits(const struct maker *m, const struct draft *d)
 {
     unsigned reads = d->in.cpu_flags != NULL ? d->in.cpu_flags->tested : 0;
 
@@ -652,10 +643,11 @@ static bool make_bytes(struct maker *m)
     return false;
 }
 
-bool isa_generate(const struct encodings *e, uint64_t seed, unsigned row, uint64_t number, struct isa_case *c)
+bool isa_generate_without(const struct encodings *e, uint64_t seed, unsigned row, uint64_t number,
+                          const struct item_set *dropped, struct isa_case *c, unsigned *items)
 {
-    struct maker m = {.encodings = e, .c = c};
-    unsigned modes = e->features.ldt ? 3 : 2;
+    struct maker m = {.encodings = e, .c = c, .dropped = dropped};
+    unsigned modes = e->features.ldt && row != ROW_PROGRAM ? 3 : 2;
 
     m.rng.s = seed * 0x9e3779b97f4a7c15ull ^ number * 0xd1342543de82ef95ull ^ ((uint64_t)row << 52);
     rng_next(&m.rng);
@@ -678,6 +670,8 @@ bool isa_generate(const struct encodings *e, uint64_t seed, unsigned row, uint64
         made = make_sequence(&m);
     } else if (row == ROW_BYTES) {
         made = make_bytes(&m);
+    } else if (row == ROW_PROGRAM) {
+        made = make_program(&m);
     } else {
         struct draft d;
         made = draft_of_row(&m, row, &d);
@@ -685,5 +679,12 @@ bool isa_generate(const struct encodings *e, uint64_t seed, unsigned row, uint64
             make_one(&m, &d);
     }
     c->state.rip = CODE + c->code_offset - isa_seg_base(&c->state, m.mode, ISA_CS);
+    *items = m.items;
     return made;
+}
+
+bool isa_generate(const struct encodings *e, uint64_t seed, unsigned row, uint64_t number, struct isa_case *c)
+{
+    unsigned items;
+    return isa_generate_without(e, seed, row, number, NULL, c, &items);
 }

@@ -6,7 +6,7 @@
  *   native.c  a child process puts the whole state into a signal frame and returns from the signal; the case ends at an
  *             INT3 (all code memory around it is INT3) or at a fault, whose signal frame is the result;
  *   vcpu.c    a vCPU in long mode at CPL 3, with page tables and descriptor tables like the child's, interprets it until
- *             it stands at the same INT3 or faults.
+ *             it stands at the same INT3 or faults; or an engine runs it to there.
  *
  * compare.c judges the two results: all registers, RIP, flags that are defined, vector state, memory, vector number,
  * error code and CR2. encodings.c finds out which byte patterns exist for each row of insn.def by asking the decoder about
@@ -41,7 +41,8 @@
 #define ALIAS 0x123456780000ull
 #define CODE 0x30000000ull
 #define CODE_SIZE 0x2000u
-#define CODE_MAX 64u /* bytes of code in a case */
+#define CODE_MAX 64u   /* bytes of code in a case, ... */
+#define CODE_ROOM 768u /* ... or, if it is a program */
 
 enum isa_mode { ISA_64, ISA_32, ISA_16, ISA_MODE_COUNT };
 
@@ -99,11 +100,11 @@ struct isa_case {
     uint64_t number;
     uint16_t row;
     uint8_t mode;
-    uint8_t length;      /* of the code */
+    uint16_t length;     /* of the code */
     uint8_t count;       /* instructions */
     uint8_t patch_count;
     uint16_t code_offset;
-    uint8_t code[CODE_MAX];
+    uint8_t code[CODE_ROOM];
     struct isa_state state;
     struct {
         uint16_t offset; /* in the arena; may reach over its end: then it is cut */
@@ -112,13 +113,14 @@ struct isa_case {
     } patch[ISA_PATCHES]; /* on top of isa_noise() */
 };
 
-/* ---- rows: those of insn.def, then two of the test's own ---- */
+/* ---- rows: those of insn.def, then three of the test's own ---- */
 enum isa_row {
 #define INSN(mnemonic, how, meaning, lowering) ROW_##mnemonic,
 #include "cpu/insn.def"
 #undef INSN
     ROW_SEQUENCE, /* a few instructions without jumps */
     ROW_BYTES,    /* valid instructions damaged, and random bytes */
+    ROW_PROGRAM,  /* up to 40 instructions with loops, branches and calls */
     ISA_ROW_COUNT
 };
 const char *isa_row_name(unsigned row);
@@ -193,6 +195,19 @@ void encodings_free(struct encodings *e);
 /* The case of that seed, row and number, in a mode of its own choice. False when there is no encoding of the row. */
 bool isa_generate(const struct encodings *e, uint64_t seed, unsigned row, uint64_t number, struct isa_case *c);
 
+/* ---- program.c ---- */
+#define PROGRAM_ITEMS 128u
+/* A set of a program's items. */
+struct item_set {
+    uint64_t bits[PROGRAM_ITEMS / 64];
+};
+/* The same case, if it is a program, without the items in `dropped`. Returns how many items there are to drop; 0 if nothing
+ * is left. */
+unsigned isa_program_without(const struct encodings *e, const struct isa_case *whole, const struct item_set *dropped,
+                             struct isa_case *c);
+/* The CPU flags that are undefined where the program comes to `rip`. */
+unsigned isa_program_undefined(const struct isa_case *c, uint64_t rip);
+
 /* ---- native.c ---- */
 #define BATCH 128u
 struct native;
@@ -207,7 +222,9 @@ const struct isa_result *native_wait(struct native *n);
 
 /* ---- vcpu.c ---- */
 struct isa_vcpu;
-struct isa_vcpu *isa_vcpu_create(struct native_features features);
+struct engine;
+/* `engine` NULL: stepped by the interpreter. */
+struct isa_vcpu *isa_vcpu_create(struct native_features features, const struct engine *engine);
 void isa_vcpu_destroy(struct isa_vcpu *t);
 void isa_vcpu_run(struct isa_vcpu *t, const struct isa_case *c, struct isa_result *result);
 

@@ -11,6 +11,7 @@
  *   --forever       new seeds until stopped
  *   --table         print the cases of every row
  *   --brief         a line for each of the differences instead of everything about the first few
+ *   --engine NAME   have this engine run the cases, in blocks, instead of the interpreter's single steps
  *
  * Exit status: 0 all the same, 1 differences or rows without a test, 2 could not run, 77 not on this host.
  */
@@ -19,6 +20,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "engine/engine.h"
 #include "isa.h"
 
 #define REPORTS_MAX 12u
@@ -29,6 +31,7 @@ struct options {
     double seconds;
     int row;
     bool one, forever, table, brief, only64, only32;
+    const struct engine *engine;
 };
 
 struct tally {
@@ -47,6 +50,8 @@ struct session {
     struct tally total;
     unsigned reports;
     double started;
+    struct isa_case failed[REPORTS_MAX]; /* programs of this batch, to be made small */
+    unsigned failed_count;
 };
 
 static double now_s(void)
@@ -76,12 +81,58 @@ static void judge(struct session *s, const struct isa_case *c, const struct isa_
         row->different++;
         s->total.different++;
     }
+    bool small = verdict == ISA_DIFFERENT && c->row == ROW_PROGRAM && !s->options.brief;
     if (s->options.brief && verdict == ISA_DIFFERENT)
         isa_report_brief(stdout, c, native, ring3);
+    else if (small && row->different <= REPORTS_PER_ROW && s->reports < REPORTS_MAX && s->failed_count < REPORTS_MAX)
+        s->failed[s->failed_count++] = *c;
     else if (s->options.one || (verdict == ISA_DIFFERENT && row->different <= REPORTS_PER_ROW && s->reports < REPORTS_MAX)) {
         s->reports++;
         isa_report(stdout, c, native, ring3);
     }
+}
+
+/* Runs the one case that has been put into the batch. */
+static enum isa_verdict run_alone(struct session *s, const struct isa_result **native)
+{
+    native_start(s->native, 1);
+    isa_vcpu_run(s->vcpu, &s->cases[0], &s->ring3[0]);
+    *native = native_wait(s->native);
+    return isa_compare(&s->cases[0], *native, &s->ring3[0]);
+}
+
+/* Leaves out one instruction after the other while a difference remains, and reports what is left. */
+static void minimise(struct session *s, const struct isa_case *whole)
+{
+    struct item_set dropped = {{0}};
+    const struct isa_result *native;
+    unsigned items = isa_program_without(&s->encodings, whole, &dropped, &s->cases[0]), tries = 0;
+    bool again;
+
+    if (run_alone(s, &native) != ISA_DIFFERENT) {
+        printf("%s case %llu: different in its batch, but not alone\n", isa_row_name(whole->row),
+               (unsigned long long)whole->number);
+        return;
+    }
+    do {
+        again = false;
+        for (unsigned i = 0; i < items && tries < 600; i++) {
+            if (dropped.bits[i / 64] >> i % 64 & 1)
+                continue;
+            dropped.bits[i / 64] |= 1ull << i % 64;
+            tries++;
+            if (isa_program_without(&s->encodings, whole, &dropped, &s->cases[0]) != 0 &&
+                run_alone(s, &native) == ISA_DIFFERENT)
+                again = true;
+            else
+                dropped.bits[i / 64] &= ~(1ull << i % 64);
+        }
+    } while (again);
+    isa_program_without(&s->encodings, whole, &dropped, &s->cases[0]);
+    run_alone(s, &native);
+    printf("made as small as it goes, of %u instructions:\n", items);
+    isa_report(stdout, &s->cases[0], native, &s->ring3[0]);
+    s->reports++;
 }
 
 static void batch_run(struct session *s)
@@ -95,6 +146,9 @@ static void batch_run(struct session *s)
     for (unsigned i = 0; i < s->count; i++)
         judge(s, &s->cases[i], &results[i], &s->ring3[i]);
     s->count = 0;
+    for (unsigned i = 0; i < s->failed_count; i++)
+        minimise(s, &s->failed[i]);
+    s->failed_count = 0;
 }
 
 /* False if the case does not exist, or is not in the wanted mode. */
@@ -116,7 +170,7 @@ static bool time_over(const struct session *s)
     return s->options.seconds > 0 && now_s() - s->started > s->options.seconds;
 }
 
-/* SEQUENCE and BYTES get more than a single row. */
+/* SEQUENCE, BYTES and PROGRAM get more than a single row. */
 static unsigned row_weight(unsigned row)
 {
     return row < ROW_SEQUENCE ? 1 : 60;
@@ -208,7 +262,7 @@ static void summary_print(const struct session *s)
 static void usage(FILE *out)
 {
     fputs("usage: isa_test [--cases N] [--seed S] [--row NAME [--case N]] [--mode 64|32|both] [--time S] [--forever] "
-          "[--table] [--brief]\n",
+          "[--table] [--brief] [--engine NAME]\n",
           out);
 }
 
@@ -220,6 +274,7 @@ static bool options_parse(struct options *o, int argc, char **argv)
         {"mode", required_argument, NULL, 'm'},  {"time", required_argument, NULL, 't'},
         {"forever", no_argument, NULL, 'f'},     {"table", no_argument, NULL, 'T'},
         {"brief", no_argument, NULL, 'b'},       {"help", no_argument, NULL, 'h'},
+        {"engine", required_argument, NULL, 'e'},
         {0}};
     int opt;
 
@@ -233,6 +288,15 @@ static bool options_parse(struct options *o, int argc, char **argv)
         case 'f': o->forever = true; break;
         case 'T': o->table = true; break;
         case 'b': o->brief = true; break;
+        case 'e': {
+            struct error err = {""};
+            o->engine = engine_find(optarg, &err);
+            if (o->engine == NULL) {
+                fprintf(stderr, "isa_test: %s\n", err.message);
+                return false;
+            }
+            break;
+        }
         case 'r':
             o->row = isa_row_find(optarg);
             if (o->row < 0) {
@@ -279,7 +343,7 @@ int main(int argc, char **argv)
     s.encodings.features = native_features(s.native);
     if (!s.encodings.features.ldt)
         printf("isa: modify_ldt() is not permitted here: no 16-bit code, no segments with bases\n");
-    s.vcpu = isa_vcpu_create(s.encodings.features);
+    s.vcpu = isa_vcpu_create(s.encodings.features, s.options.engine);
     s.cases = native_cases(s.native);
     encodings_find(&s.encodings);
     s.started = now_s();

@@ -12,6 +12,7 @@ static const struct {
 #undef INSN
     {"SEQUENCE", ZYDIS_MNEMONIC_INVALID},
     {"BYTES", ZYDIS_MNEMONIC_INVALID},
+    {"PROGRAM", ZYDIS_MNEMONIC_INVALID},
 };
 
 static const struct {

@@ -1,8 +1,13 @@
 /* ring3's side of the differential test: a vCPU that finds itself where the native child is.
  *
  * It runs in long mode at CPL 3 under page tables that map what the child has mapped and nothing else, with a GDT like
- * Linux' and the child's LDT, and is stepped by the interpreter until the byte at CS:RIP is one of the INT3 around
- * the case, or a fault comes back. No exception is ever delivered, so there is no IDT.
+ * Linux' and the child's LDT. There are two ways to run a case:
+ *
+ *   stepped      by the interpreter, one instruction at a time, until the byte at CS:RIP is one of the INT3 around the case,
+ *                or a fault comes back. No exception is ever delivered, so there is no IDT.
+ *   by an engine with an IDT whose handlers are a HLT each, at CPL 0: the engine runs whole blocks of the case until INT3
+ *                or a fault brings it there and it halts. The frame on the supervisor's stack is the result, as it is for a
+ *                guest's kernel. A translator translates everything at first sight here.
  *
  * Guest physical memory (1 MiB): page tables from 0x1000, then the pages below, all but arena and code for the supervisor.
  */
@@ -15,12 +20,18 @@
 #include "engine/interpret/interpret.h"
 #include "isa.h"
 #include "memory/memory.h"
+#include "mmu/access.h"
 
 #define RAM_SIZE (1 * MiB)
 #define GPA_PML4 0x1000u
 #define GPA_GDT 0x20000u
 #define GPA_LDT 0x21000u
 #define GPA_TSS 0x22000u
+#define GPA_IDT 0x23000u
+#define GPA_STACK 0x24000u
+#define GPA_HANDLERS 0x25000u
+#define HANDLER_SIZE 16u
+#define HANDLER_HLT 0xf4
 #define GPA_ARENA 0x40000u
 #define GPA_CODE 0x50000u
 #define SUPERVISOR 0xffff800000000000ull
@@ -37,6 +48,7 @@
 
 struct isa_vcpu {
     struct vcpu *v;
+    const struct engine *engine; /* NULL: stepped */
     struct memory *memory;
     struct cpu_model *model;
     uint8_t *ram;
@@ -84,7 +96,8 @@ static void tables_make(struct isa_vcpu *t)
     range_map(t, ALIAS, GPA_ARENA, ARENA_SIZE, PTE_U | PTE_W | PTE_NX);
     range_map(t, ALIAS + ARENA_SIZE, GPA_ARENA + ARENA_SIZE, PAGE_SIZE, PTE_U | PTE_NX);
     range_map(t, CODE, GPA_CODE, CODE_SIZE, PTE_U);
-    range_map(t, SUPERVISOR + GPA_GDT, GPA_GDT, 3 * PAGE_SIZE, PTE_W | PTE_NX);
+    range_map(t, SUPERVISOR + GPA_GDT, GPA_GDT, GPA_HANDLERS - GPA_GDT, PTE_W | PTE_NX);
+    page_map(t, SUPERVISOR + GPA_HANDLERS, GPA_HANDLERS, 0);
 
     /* As in Linux: arch/x86/include/asm/segment.h. */
     gdt[1] = descriptor_make(0, 0xfffff, 0xc09b);
@@ -106,6 +119,23 @@ static void tables_make(struct isa_vcpu *t)
     memcpy(t->ram + GPA_ARENA, isa_noise(), ARENA_SIZE + PAGE_SIZE);
     memset(t->ram + GPA_CODE, 0xcc, CODE_SIZE);
     memset(t->ram + GPA_TSS + 0x66, 0xff, 2); /* no I/O permission bitmap */
+}
+
+/* For an engine: a HLT for each vector, and a stack to come there. Gates are the user's as in Linux. */
+static void handlers_make(struct isa_vcpu *t)
+{
+    uint64_t stack = SUPERVISOR + GPA_STACK + PAGE_SIZE;
+
+    memset(t->ram + GPA_HANDLERS, HANDLER_HLT, PAGE_SIZE);
+    memcpy(t->ram + GPA_TSS + 4, &stack, sizeof(stack));
+    for (unsigned vector = 0; vector < 256; vector++) {
+        uint64_t handler = SUPERVISOR + GPA_HANDLERS + vector * HANDLER_SIZE;
+        uint64_t dpl = vector == VECTOR_BP || vector == VECTOR_OF ? 3 : 0;
+        uint64_t gate[2] = {(handler & 0xffff) | 0x10 << 16 | (0x8e00 | dpl << 13) << 32 | (handler >> 16 & 0xffff) << 48,
+                            handler >> 32};
+        memcpy(t->ram + GPA_IDT + vector * sizeof(gate), gate, sizeof(gate));
+    }
+    t->v->idtr = (struct table_register){.base = SUPERVISOR + GPA_IDT, .limit = PAGE_SIZE - 1};
 }
 
 /* ---- the vCPU ---- */
@@ -138,9 +168,9 @@ static void exit_ignored(struct vcpu *v, struct exit *exit)
     exit->value = 0;
 }
 
-static void code_written(void *opaque, uint64_t gpfn)
+static void code_written(void *opaque, gpa_t gpa, unsigned size)
 {
-    code_cache_written(opaque, gpfn);
+    code_cache_written(opaque, gpa, size);
 }
 
 static void system_registers_set(struct isa_vcpu *t)
@@ -170,7 +200,7 @@ static void system_registers_set(struct isa_vcpu *t)
                                       .limit = 0x67};
 }
 
-struct isa_vcpu *isa_vcpu_create(struct native_features features)
+struct isa_vcpu *isa_vcpu_create(struct native_features features, const struct engine *engine)
 {
     struct isa_vcpu *t = calloc(1, sizeof(*t));
     struct error err = {{0}};
@@ -178,10 +208,11 @@ struct isa_vcpu *isa_vcpu_create(struct native_features features)
     if (t == NULL)
         return NULL;
     t->features = features;
+    t->engine = engine;
     t->memory = memory_create(RAM_SIZE, NULL, &err);
     t->model = t->memory != NULL ? cpu_model_create(NULL, &err) : NULL;
     t->v = t->model != NULL ? vcpu_create(t->memory, t->model, 0, NULL, &err) : NULL;
-    if (t->v == NULL || !engine_interpret.attach(t->v, &err)) {
+    if (t->v == NULL || !(engine != NULL ? engine : &engine_interpret)->attach(t->v, &err)) {
         fprintf(stderr, "isa_test: %s\n", err.message);
         exit(2);
     }
@@ -200,12 +231,15 @@ struct isa_vcpu *isa_vcpu_create(struct native_features features)
     memory_set_watcher(t->memory, code_written, t->v);
     tables_make(t);
     system_registers_set(t);
+    if (engine != NULL)
+        handlers_make(t);
+    t->v->translate_heat = 0;
     return t;
 }
 
 void isa_vcpu_destroy(struct isa_vcpu *t)
 {
-    engine_interpret.detach(t->v);
+    (t->engine != NULL ? t->engine : &engine_interpret)->detach(t->v);
     vcpu_destroy(t->v);
     free(t->model);
     memory_destroy(t->memory);
@@ -271,7 +305,7 @@ static void state_store(const struct vcpu *v, struct isa_state *s)
 /* As a device would write it, so that what was decoded from it is forgotten. */
 static void code_set(struct isa_vcpu *t, const struct isa_case *c)
 {
-    uint8_t int3[CODE_MAX];
+    uint8_t int3[CODE_ROOM];
 
     memset(int3, 0xcc, sizeof(int3));
     memory_write(t->memory, GPA_CODE + t->dirty_offset, int3, t->dirty_length);
@@ -307,18 +341,11 @@ static void software_interrupt_end(struct isa_vcpu *t, struct isa_result *r)
     }
 }
 
-void isa_vcpu_run(struct isa_vcpu *t, const struct isa_case *c, struct isa_result *r)
+static void run_stepped(struct isa_vcpu *t, struct isa_result *r)
 {
     struct fault fault = {0};
     unsigned steps = 0;
 
-    code_set(t, c);
-    memcpy(t->ram + GPA_ARENA, isa_noise(), ARENA_SIZE);
-    isa_patch(c, t->ram + GPA_ARENA);
-    state_load(t, c);
-    r->vector = ISA_END;
-    r->error = 0;
-    r->cr2 = 0;
     while (!at_end(t)) {
         if (steps++ == STEPS_MAX) {
             r->vector = ISA_HANG;
@@ -336,11 +363,68 @@ void isa_vcpu_run(struct isa_vcpu *t, const struct isa_case *c, struct isa_resul
         }
     }
     software_interrupt_end(t, r);
+    state_store(t->v, &r->state);
+}
+
+/* The engine has halted in a handler: what the processor pushed is the case's state. */
+static void frame_parse(struct isa_vcpu *t, struct isa_result *r)
+{
+    uint64_t offset = t->v->rip - 1 - (SUPERVISOR + GPA_HANDLERS), sp = t->v->regs[RSP] - (SUPERVISOR + GPA_STACK);
+    uint64_t frame[6];
+    unsigned n = 0;
+
+    r->vector = (uint32_t)(offset / HANDLER_SIZE);
+    bool has_error = vector_has_error(r->vector);
+    if (offset >= PAGE_SIZE || offset % HANDLER_SIZE != 0 || sp != PAGE_SIZE - (has_error ? 48 : 40)) {
+        r->vector = ISA_CRASH;
+        return;
+    }
+    memcpy(frame, t->ram + GPA_STACK + sp, has_error ? 48 : 40);
+    if (has_error)
+        r->error = (uint32_t)frame[n++];
+    r->cr2 = r->vector == VECTOR_PF ? t->v->cr2 : 0;
+    r->state.rip = frame[n];
+    r->state.seg[ISA_CS] = (uint16_t)frame[n + 1];
+    r->state.rflags = frame[n + 2];
+    r->state.gpr[RSP] = frame[n + 3];
+    r->state.seg[ISA_SS] = (uint16_t)frame[n + 4];
+    if (r->vector == VECTOR_BP) {
+        r->vector = ISA_END;
+        r->state.rip--;
+    }
+}
+
+static void run_engine(struct isa_vcpu *t, struct isa_result *r)
+{
+    struct vcpu *v = t->v;
+
+    mmu_flush(v);
+    v->fault_chain_length = 0;
+    t->engine->run(v, v->instructions + STEPS_MAX);
+    state_store(v, &r->state);
+    if (v->activity == ACTIVITY_HLT)
+        frame_parse(t, r);
+    else
+        r->vector = v->activity == ACTIVITY_RUNNING ? ISA_HANG : ISA_CRASH;
+}
+
+void isa_vcpu_run(struct isa_vcpu *t, const struct isa_case *c, struct isa_result *r)
+{
+    code_set(t, c);
+    memcpy(t->ram + GPA_ARENA, isa_noise(), ARENA_SIZE);
+    isa_patch(c, t->ram + GPA_ARENA);
+    state_load(t, c);
+    r->vector = ISA_END;
+    r->error = 0;
+    r->cr2 = 0;
+    if (t->engine != NULL)
+        run_engine(t, r);
+    else
+        run_stepped(t, r);
     /* Else the monitor's own arithmetic would trap. */
     if ((__builtin_ia32_stmxcsr() & ~0x3fu) != HOST_MXCSR) {
         __builtin_ia32_ldmxcsr(HOST_MXCSR);
         r->vector = ISA_CRASH;
     }
-    state_store(t->v, &r->state);
     memcpy(r->arena, t->ram + GPA_ARENA, ARENA_SIZE);
 }
