@@ -47,8 +47,8 @@ insn_fn *host_stub_fn(const struct host_stub *stub);
 /* The same through one more jump, for records that are not filled in with host_stub_fn(). */
 insn_fn host_execute;
 
-/* What the memory operand, of `size` bytes, of a vector instruction must be aligned to, or 0. MXCSR.MM waives that unless
- * it is `strict`. */
+/* What the memory operand, of `size` bytes, of a vector instruction must be aligned to, or 0. MXCSR.MM waives that
+ * unless it is `strict`. */
 unsigned host_operand_alignment(const ZydisDecodedInstruction *insn, unsigned size, bool *strict);
 
 #endif

@@ -11,8 +11,8 @@
  *   - hints, which are no more than a NOP
  *
  * High-byte registers: numbers 4 to 7 name AH, CH, DH and BH without REX, and SPL to DIL with any REX. So an
- * instruction may want a REX prefix (a register from R8 on, W, one of SPL to DIL), or want none (AH to BH), and one that
- * wants both has no encoding.
+ * instruction may want a REX prefix (a register from R8 on, W, one of SPL to DIL), or want none (AH to BH), and one
+ * that wants both has no encoding.
  *
  * VEX.W: outside 64-bit mode W does not make a general operand 64 bits wide, so it is dropped where a general register
  * or its stand-in in memory takes part, and kept where it selects the operation.
@@ -304,10 +304,10 @@ static bool form_make(struct form *f, const ZydisDecodedInstruction *z, const Zy
     bool vex = z->encoding == ZYDIS_INSTRUCTION_ENCODING_VEX;
     *f = (struct form){.z = z, .map = map, .opcode = z->opcode, .opcode_map = (uint8_t)z->opcode_map};
 
-    if (!(vex || is_legacy(z)) || !(long_mode || z->machine_mode == ZYDIS_MACHINE_MODE_LEGACY_32) ||
-        z->opcode_map > ZYDIS_OPCODE_MAP_0F3A || z->meta.branch_type != ZYDIS_BRANCH_TYPE_NONE)
+    if (!(vex || is_legacy(z)) || z->opcode_map > ZYDIS_OPCODE_MAP_0F3A ||
+        z->meta.branch_type != ZYDIS_BRANCH_TYPE_NONE)
         return false;
-    if (z->mnemonic == M(LEA) || is_bit_string(z) || is_hidden_xchg(z) ||
+    if (z->mnemonic == M(LEA) || z->mnemonic == M(CLZERO) || is_bit_string(z) || is_hidden_xchg(z) ||
         (!long_mode && is_one_byte(z) && is_legacy_mode_only(z->opcode)))
         return false;
 
@@ -424,6 +424,8 @@ unsigned reencode(const ZydisDecodedInstruction *insn, const ZydisDecodedOperand
                   const struct reencode_map *map, uint8_t *out)
 {
     struct form f;
+    if (insn->machine_mode != ZYDIS_MACHINE_MODE_LONG_64 && insn->machine_mode != ZYDIS_MACHINE_MODE_LEGACY_32)
+        return 0;
     if (is_hint(insn->mnemonic)) {
         out[0] = 0x90;
         return 1;
@@ -494,7 +496,7 @@ static void use_register(struct insn_use *use, const ZydisDecodedInstruction *z,
         use->gpr_high |= bit;
 }
 
-static void use_memory(struct insn_use *use, const ZydisDecodedOperand *o)
+static void use_memory(struct insn_use *use, const ZydisDecodedInstruction *z, const ZydisDecodedOperand *o)
 {
     if (o->mem.type != ZYDIS_MEMOP_TYPE_MEM && o->mem.type != ZYDIS_MEMOP_TYPE_VSIB)
         return;
@@ -502,11 +504,33 @@ static void use_memory(struct insn_use *use, const ZydisDecodedOperand *o)
     use->memory_read |= (o->actions & ZYDIS_OPERAND_ACTION_MASK_READ) != 0;
     use->memory_written |= (o->actions & ZYDIS_OPERAND_ACTION_MASK_WRITE) != 0;
     use->memory_size = (uint8_t)(o->size / 8 <= UINT8_MAX ? o->size / 8 : 0);
+    if (o->encoding != ZYDIS_OPERAND_ENCODING_NONE)
+        return;
+    /* The address is implicit, too, and its registers are the operation's; strings move on. */
+    uint16_t address = 0;
+    if (is_gpr(o->mem.base))
+        address |= (uint16_t)(1u << gpr_number(o->mem.base));
+    if (is_gpr(o->mem.index))
+        address |= (uint16_t)(1u << gpr_number(o->mem.index));
+    use->gpr_read |= address;
+    if (z->meta.category == ZYDIS_CATEGORY_STRINGOP || z->meta.category == ZYDIS_CATEGORY_IOSTRINGOP)
+        use->gpr_written |= address;
 }
 
 static uint8_t status_flags(ZydisAccessedFlagsMask mask)
 {
     return (uint8_t)((mask & (INSN_USE_FLAGS & ~INSN_USE_OF)) | (mask & ZYDIS_CPUFLAG_OF ? INSN_USE_OF : 0));
+}
+
+/* What Zydis' tables leave out. */
+static uint8_t flags_left_out(ZydisMnemonic mnemonic)
+{
+    switch (mnemonic) {
+    case M(VPTEST): case M(VTESTPS): case M(VTESTPD): return INSN_USE_FLAGS; /* the other four are cleared */
+    case M(BLSR): case M(BLSMSK): case M(BZHI): return INSN_USE_PF | INSN_USE_AF; /* undefined */
+    case M(LZCNT): case M(TZCNT): return INSN_USE_FLAGS;                          /* undefined but CF and ZF */
+    default: return 0;
+    }
 }
 
 enum count { COUNT_NONE, COUNT_ZERO, COUNT_UNKNOWN, COUNT_NONZERO };
@@ -534,7 +558,8 @@ static void use_flags(struct insn_use *use, const ZydisDecodedInstruction *z)
     if (flags == NULL || count == COUNT_ZERO)
         return;
     use->flags_read = status_flags(flags->tested);
-    use->flags_written = status_flags(flags->modified | flags->set_0 | flags->set_1 | flags->undefined);
+    use->flags_written = status_flags(flags->modified | flags->set_0 | flags->set_1 | flags->undefined) |
+                         flags_left_out(z->mnemonic);
     if (count == COUNT_UNKNOWN)
         use->flags_read |= use->flags_written;
     else
@@ -569,7 +594,7 @@ void insn_use_of(const ZydisDecodedInstruction *insn, const ZydisDecodedOperand 
         if (operands[i].type == ZYDIS_OPERAND_TYPE_REGISTER)
             use_register(out, insn, &operands[i]);
         else if (operands[i].type == ZYDIS_OPERAND_TYPE_MEMORY)
-            use_memory(out, &operands[i]);
+            use_memory(out, insn, &operands[i]);
     }
     use_flags(out, insn);
     use_units(out, insn);

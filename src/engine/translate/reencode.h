@@ -38,8 +38,8 @@ struct reencode_map {
  *   - an implicit general register (AL of MUL, RSI of MOVS ...) that `map` does not leave in its place, see `rcx_ready`
  *   - a register in the encoding for which `map` has none
  *   - a branch, a far pointer, a segment, control or debug register
- *   - LEA; memory that the encoding does not name (strings, PUSH, XLAT, MASKMOVQ), gathers, and BT, BTS, BTR, BTC of a
- *     memory operand with the bit number in a register, which reach beyond the operand
+ *   - LEA; memory that the encoding does not name (strings, PUSH, XLAT, MASKMOVQ, CLZERO), gathers, and BT, BTS, BTR, BTC
+ *     of a memory operand with the bit number in a register, which reach beyond the operand
  *   - instructions that 64-bit mode does not have (BOUND, DAA ...)
  *   - EVEX, XOP, 3DNow!; 16-bit code; XCHG r8, rAX with a meaningless F3 in front, which Zydis takes for PAUSE
  *
@@ -49,7 +49,8 @@ struct reencode_map {
 unsigned reencode(const ZydisDecodedInstruction *insn, const ZydisDecodedOperand *operands, const uint8_t *bytes,
                   const struct reencode_map *map, uint8_t *out);
 
-/* Whether the instruction has an implicit RCX that is only read, and wants `rcx_ready` unless guest RCX is in its place. */
+/* Whether the instruction has an implicit RCX that is only read: it wants `rcx_ready` unless guest RCX is in its
+ * place. */
 bool reencode_reads_rcx(const ZydisDecodedInstruction *insn, const ZydisDecodedOperand *operands);
 
 /* The status flags as LAHF leaves them in AH, with OF in the bit that is always one. */
@@ -62,8 +63,8 @@ bool reencode_reads_rcx(const ZydisDecodedInstruction *insn, const ZydisDecodedO
 #define INSN_USE_FLAGS 0xd7u
 
 struct insn_use {
-    /* Bit n: guest register n, of the operation itself, not of the memory operand's address. A register that is written
-     * in part, or perhaps, is also read. */
+    /* Bit n: guest register n, of the operation itself, not of the address of a memory operand that the encoding names.
+     * A register that is written in part, or perhaps, is also read. */
     uint16_t gpr_read, gpr_written;
     uint16_t gpr_explicit; /* named by the encoding outside the memory operand: reencode() asks `map` for them */
     uint16_t gpr_high;     /* AH, CH, DH or BH of register n is an explicit operand */
