@@ -2,12 +2,14 @@
 # Makes the guests that ring3 is shown and tested with: Debian's own kernels, unpacked from their packages without being
 # installed, and a small initrd of busybox and guest/initrd/init. No privilege is needed.
 #
-#   guest-image.sh KIND...     KIND: cloud, amd64, 686, or all
+#   guest-image.sh KIND...     KIND: cloud, amd64, 686, or all; programs-amd64, programs-i386 for `make bench`
 #
-# In $RING3_IMAGES (.cache/guest):  KIND/vmlinuz, KIND/initrd, KIND/release (what `uname -r` will say).
+# In $RING3_IMAGES (.cache/guest):  KIND/vmlinuz, KIND/initrd, KIND/release (what `uname -r` will say);
+# programs-ARCH/bin and lib: programs of Debian's packages and the libraries that they need, lib/ld.so starts them.
 # What is there is kept: a kernel is downloaded once. Delete the folder for a newer one.
 set -u
 cd "$(dirname "$0")/.." || exit 1
+. scripts/packages.sh
 images=${RING3_IMAGES:-.cache/guest}
 umask 022
 
@@ -83,6 +85,36 @@ initrd_make()
     rm -rf "$work"
 }
 
+# programs_fetch ARCH: $images/programs-ARCH
+programs_fetch()
+{
+    [ -s "$images/programs-$1/lib/ld.so" ] && return
+    echo "guest-image: downloading the programs of make bench, $1"
+    work=$(mktemp -d "$images/tmp.XXXXXX") || exit 1
+    mkdir "$work/root" "$work/programs" "$work/programs/bin" "$work/programs/lib"
+    for package in $packages_programs; do
+        package_download "$package:$1" "$work"
+    done
+    for package in "$work"/*.deb; do
+        dpkg-deb -x "$package" "$work/root" || fail "$package cannot be unpacked"
+    done
+    for file in $programs_files ld-linux-x86-64.so.2 ld-linux.so.2; do
+        path=$(find "$work/root" \( -path "*-linux-gnu*/$file" -o -path "*/bin/$file" \) ! -type d | head -n 1)
+        case $file in
+        ld-linux*) target=lib/ld.so ;;
+        *.so.*) target=lib/$file ;;
+        *) target=bin/$file ;;
+        esac
+        [ -n "$path" ] && { cp -L "$path" "$work/programs/$target" || fail "$file cannot be copied"; }
+    done
+    for file in $programs_files ld.so; do
+        [ -s "$work/programs/bin/$file" ] || [ -s "$work/programs/lib/$file" ] || fail "there is no $file in the packages"
+    done
+    rm -rf "$images/programs-$1"
+    mv "$work/programs" "$images/programs-$1"
+    rm -rf "$work"
+}
+
 image_make()
 {
     mkdir -p "$images/$1" || exit 1
@@ -90,7 +122,8 @@ image_make()
     cloud) kernel_fetch cloud linux-image-cloud-amd64 && busybox_fetch amd64 && initrd_make cloud amd64 none ;;
     amd64) kernel_fetch amd64 linux-image-amd64 && busybox_fetch amd64 && initrd_make amd64 amd64 gzip ;;
     686) kernel_fetch 686 linux-image-686:i386 && busybox_fetch i386 && initrd_make 686 i386 zstd ;;
-    *) fail "unknown kind '$1' (cloud, amd64, 686 or all)" ;;
+    programs-amd64 | programs-i386) programs_fetch "${1#programs-}" ;;
+    *) fail "unknown kind '$1' (cloud, amd64, 686, all, programs-amd64 or programs-i386)" ;;
     esac
 }
 

@@ -7,6 +7,11 @@ libzstd-dev liblz4-dev zlib1g-dev libbz2-dev nasm'
 packages_test='gcc-multilib busybox-static cpio zstd gzip clang libclang-rt-14-dev'
 # For make bench, to compare with.
 packages_bench='qemu-system-x86'
+# Programs that make bench runs on the host and in guests, with their libraries. guest-image.sh downloads them for amd64
+# and i386 and takes out what is named in programs_files; they are not installed.
+packages_programs='cpp-12 perl-base xz-utils libc6 libcrypt1 libgmp10 libisl23 libmpc3 libmpfr6 liblzma5 libzstd1 zlib1g'
+programs_files='cc1 perl xz libc.so.6 libm.so.6 libcrypt.so.1 libgmp.so.10 libisl.so.23 libmpc.so.3 libmpfr.so.6
+liblzma.so.5 libzstd.so.1 libz.so.1'
 
 # Prints the names of those packages in "$@" that are not installed.
 packages_missing()

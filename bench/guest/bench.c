@@ -1,31 +1,61 @@
 /* Times rows and prints them: the same static binary runs on the host and in guests.
  *
- *   bench [--ms N] [--bin DIR] [--tmp DIR] [--only ROW] [--compute]
+ *   bench [--ms N] [--label L] [--only PATTERNS] [--group G] [--bin DIR] [--programs DIR] [--data DIR] [--tmp DIR]
+ *   bench --list [--label L] [--only PATTERNS] [--group G]
+ *   bench --text FILE KIB
  *
- * Output, one line a row:   ROW bits name group nanoseconds-per-operation what it is
+ * Output, one line a row, L being 64 or 32 if nothing else is said:
  *
- * How a time is found. The number of rounds is doubled until they take a fifth of the budget (--ms, 300 by default);
+ *   ROW L NAME NANOSECONDS SUM      time of an operation; SUM: what the first round computed
+ *   SKIP L NAME REASON...           what the row needs is not here
+ *   FAIL L NAME REASON...           the row did not come to its end
+ *   PLAN L NAME GROUP WHAT...       --list: a row that there is
+ *
+ * PATTERNS is a list with commas of shell patterns for NAME or L.NAME. --text writes KIB KiB of words, which compress as
+ * text does.
+ *
+ * How a time is found. The number of rounds is doubled until they take a fifth of the budget (--ms, 200 by default);
  * this many rounds are then repeated until the budget is used up, and the fastest repetition counts: what a scheduler,
  * a timer interrupt or a neighbour adds is not what is asked for. A row whose single round exceeds the budget is
  * run once. Everything is pinned to one processor, so that a native pipe is compared with a guest's and not with two
- * processors talking.
+ * processors talking. A row runs in its own process: when it dies, the others are still measured.
  *
- * Under `ring3 run --clock instructions` guest time counts instructions, one a nanosecond, and the same program
- * prints instructions per operation. */
+ * Under `ring3 run --clock instructions` guest time counts instructions, and the same program prints them. */
+#include <errno.h>
+#include <fnmatch.h>
 #include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/wait.h>
 #include <time.h>
+#include <unistd.h>
 
 #include "bench.h"
 
-#define MS_DEFAULT 300
+#define MS_DEFAULT 200
 #define REPETITIONS 5
 #define ROUNDS_MAX (UINT64_C(1) << 40)
+#define PATTERN_MAX 128
 
 volatile uint64_t bench_sink;
-const char *bench_bin = "/bin", *bench_tmp = "/tmp";
+bool bench_checking;
+const char *bench_bin = "/bin", *bench_programs = "/programs", *bench_data = "/data", *bench_tmp = "/tmp";
+
+static const struct rows *const tables[] = {&compute_rows, &string_rows, &vector_rows, &system_rows, &program_rows};
+static const char *const group_names[] = {
+    [ROW_COMPUTE] = "compute", [ROW_SYSTEM] = "system", [ROW_PROGRAM] = "program"};
+
+struct options {
+    uint64_t budget_ns;
+    const char *only, *label, *group;
+};
+
+void bench_die(const char *what)
+{
+    fprintf(stderr, "bench: %s: %s\n", what, strerror(errno));
+    _exit(1);
+}
 
 static uint64_t clock_ns(void)
 {
@@ -41,10 +71,16 @@ static uint64_t row_time(const struct row *row, uint64_t rounds)
     return clock_ns() - start;
 }
 
-/* Nanoseconds per operation. */
-static double row_measure(const struct row *row, uint64_t budget_ns)
+/* Nanoseconds per operation; what the first round computed in *sum. */
+static double row_measure(const struct row *row, uint64_t budget_ns, uint64_t *sum)
 {
-    uint64_t rounds = 1, ns = row_time(row, rounds), used = ns;
+    bench_sink = 0;
+    bench_checking = true;
+    uint64_t rounds = 1, ns = row_time(row, rounds), used;
+    bench_checking = false;
+    *sum = bench_sink;
+    if (ns < budget_ns)
+        ns = row_time(row, rounds);
     while (ns < budget_ns / REPETITIONS && rounds < ROUNDS_MAX) {
         /* From far away in one leap, to the last factor of two by doubling. */
         uint64_t leap = ns > 0 ? budget_ns / REPETITIONS / ns / 2 : 1024;
@@ -60,48 +96,129 @@ static double row_measure(const struct row *row, uint64_t budget_ns)
     return (double)best / (double)rounds / (double)row->operations;
 }
 
-static void rows_run(const struct row *rows, unsigned count, uint64_t budget_ns, const char *only)
+static void row_child(const struct row *row, const struct options *options)
 {
-    static const char *const groups[] = {[ROW_COMPUTE] = "compute", [ROW_KERNEL] = "kernel", [ROW_PROGRAM] = "program"};
-    for (unsigned i = 0; i < count; i++) {
-        const struct row *row = &rows[i];
-        if (only != NULL && strcmp(only, row->name) != 0)
-            continue;
-        if (row->setup != NULL && !row->setup()) {
-            printf("SKIP %u %s\n", (unsigned)sizeof(void *) * 8, row->name);
-            continue;
-        }
-        double ns = row_measure(row, budget_ns);
+    const char *reason = row->setup != NULL ? row->setup() : NULL;
+    if (reason != NULL) {
+        printf("SKIP %s %s %s\n", options->label, row->name, reason);
+    } else {
+        uint64_t sum;
+        double ns = row_measure(row, options->budget_ns, &sum);
         if (row->teardown != NULL)
             row->teardown();
-        printf("ROW %u %s %s %.4f %s\n", (unsigned)sizeof(void *) * 8, row->name, groups[row->group], ns, row->what);
-        fflush(stdout);
+        printf("ROW %s %s %.4f %llx\n", options->label, row->name, ns, (unsigned long long)sum);
     }
+    fflush(stdout);
+    _exit(0);
+}
+
+static void row_run(const struct row *row, const struct options *options)
+{
+    int status;
+    fflush(stdout);
+    pid_t child = fork();
+    if (child == 0)
+        row_child(row, options);
+    if (child < 0 || waitpid(child, &status, 0) != child)
+        printf("FAIL %s %s fork: %s\n", options->label, row->name, strerror(errno));
+    else if (WIFSIGNALED(status))
+        printf("FAIL %s %s signal %d\n", options->label, row->name, WTERMSIG(status));
+    else if (WEXITSTATUS(status) != 0)
+        printf("FAIL %s %s exit status %d\n", options->label, row->name, WEXITSTATUS(status));
+    fflush(stdout);
+}
+
+static bool row_wanted(const struct row *row, const struct options *options)
+{
+    if (options->group != NULL && strcmp(options->group, group_names[row->group]) != 0)
+        return false;
+    if (options->only == NULL)
+        return true;
+    char pattern[PATTERN_MAX], name[PATTERN_MAX];
+    snprintf(name, sizeof name, "%s.%s", options->label, row->name);
+    for (const char *at = options->only;;) {
+        size_t length = strcspn(at, ",");
+        snprintf(pattern, sizeof pattern, "%.*s", (int)length, at);
+        if (fnmatch(pattern, name, 0) == 0 || fnmatch(pattern, row->name, 0) == 0)
+            return true;
+        if (at[length] == '\0')
+            return false;
+        at += length + 1;
+    }
+}
+
+static void rows_walk(const struct options *options, bool list)
+{
+    for (unsigned t = 0; t < ARRAY_LEN(tables); t++) {
+        for (unsigned i = 0; i < tables[t]->count; i++) {
+            const struct row *row = &tables[t]->rows[i];
+            if (!row_wanted(row, options))
+                continue;
+            if (list)
+                printf("PLAN %s %s %s %s\n", options->label, row->name, group_names[row->group], row->what);
+            else
+                row_run(row, options);
+        }
+    }
+}
+
+static int text_write(const char *path, uint64_t size)
+{
+    static const char *const words[] = {"page",  "table", "shadow", "trap",  "guest", "monitor", "ring",   "the",
+                                        "of",    "and",   "a",      "to",    "fault", "vector",  "port",   "timer",
+                                        "block", "cache", "is",     "in",    "level", "gate",    "system", "call",
+                                        "by",    "for",   "fetch",  "write", "read",  "limit",   "base",   "entry"};
+    FILE *file = fopen(path, "we");
+    if (file == NULL)
+        bench_die(path);
+    uint64_t seed = 5, at = 0;
+    while (at < size) {
+        uint64_t r = random_next(&seed);
+        const char *word = words[r >> 8 & 31];
+        at += (uint64_t)(r % 8 == 0 ? fprintf(file, "%s-%x\n", word, (unsigned)(r >> 16 & 0xfff)) :
+                                      fprintf(file, "%s ", word));
+    }
+    if (fclose(file) != 0 || truncate(path, (off_t)size) != 0)
+        bench_die(path);
+    return 0;
+}
+
+static int usage(void)
+{
+    fprintf(stderr, "usage: bench [--list] [--ms N] [--label L] [--only PATTERNS] [--group G] [--bin DIR]"
+                    " [--programs DIR] [--data DIR] [--tmp DIR]\n       bench --text FILE KIB\n");
+    return 2;
 }
 
 int main(int argc, char **argv)
 {
-    uint64_t budget_ns = MS_DEFAULT * UINT64_C(1000000);
-    const char *only = NULL;
-    bool compute_only = false;
+    struct options options = {MS_DEFAULT * UINT64_C(1000000), NULL, sizeof(void *) == 8 ? "64" : "32", NULL};
+    const struct {
+        const char *name, **value;
+    } words[] = {{"--only", &options.only},           {"--label", &options.label}, {"--group", &options.group},
+                 {"--bin", &bench_bin},               {"--data", &bench_data},     {"--tmp", &bench_tmp},
+                 {"--programs", &bench_programs}};
+    bool list = false;
+    if (argc == 4 && strcmp(argv[1], "--text") == 0)
+        return text_write(argv[2], strtoull(argv[3], NULL, 10) * 1024);
     for (int i = 1; i < argc; i++) {
         const char *value = i + 1 < argc ? argv[i + 1] : NULL;
-        if (strcmp(argv[i], "--compute") == 0) {
-            compute_only = true;
+        if (strcmp(argv[i], "--list") == 0) {
+            list = true;
             continue;
         }
-        if (strcmp(argv[i], "--ms") == 0 && value != NULL && strtoull(value, NULL, 10) > 0)
-            budget_ns = strtoull(value, NULL, 10) * 1000000u;
-        else if (strcmp(argv[i], "--bin") == 0 && value != NULL)
-            bench_bin = value;
-        else if (strcmp(argv[i], "--tmp") == 0 && value != NULL)
-            bench_tmp = value;
-        else if (strcmp(argv[i], "--only") == 0 && value != NULL)
-            only = value;
-        else {
-            fprintf(stderr, "usage: bench [--ms N] [--bin DIR] [--tmp DIR] [--only ROW] [--compute]\n");
-            return 2;
+        if (value == NULL)
+            return usage();
+        bool known = strcmp(argv[i], "--ms") == 0 && strtoull(value, NULL, 10) > 0;
+        if (known)
+            options.budget_ns = strtoull(value, NULL, 10) * 1000000u;
+        for (unsigned w = 0; w < ARRAY_LEN(words) && !known; w++) {
+            known = strcmp(argv[i], words[w].name) == 0;
+            if (known)
+                *words[w].value = value;
         }
+        if (!known)
+            return usage();
         i++;
     }
     cpu_set_t one;
@@ -109,8 +226,6 @@ int main(int argc, char **argv)
     int here = sched_getcpu();
     CPU_SET(here >= 0 ? (unsigned)here : 0, &one);
     sched_setaffinity(0, sizeof one, &one);
-    rows_run(compute_rows, compute_row_count, budget_ns, only);
-    if (!compute_only)
-        rows_run(system_rows, system_row_count, budget_ns, only);
+    rows_walk(&options, list);
     return 0;
 }

@@ -1,8 +1,6 @@
-/* Rows that are mostly the kernel's work, and whole programs. */
-#include <fcntl.h>
+/* Rows that are mostly the kernel's work. */
+#include <signal.h>
 #include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
 #include <sys/mman.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
@@ -11,13 +9,6 @@
 #include "bench.h"
 
 #define PATH_SIZE 512
-#define TEXT_SIZE (4u << 20)
-
-static __attribute__((noreturn)) void bench_die(const char *what)
-{
-    perror(what);
-    exit(1);
-}
 
 static void child_wait(pid_t child)
 {
@@ -26,13 +17,41 @@ static void child_wait(pid_t child)
         bench_die("child");
 }
 
-/* --- system calls, processes --- */
+/* --- system calls, signals --- */
 
 static void getppid_run(uint64_t n)
 {
     while (n-- > 0)
         syscall(SYS_getppid);
 }
+
+static volatile uint64_t signal_count;
+
+static void signal_handle(int number)
+{
+    (void)number;
+    signal_count++;
+}
+
+static const char *signal_setup(void)
+{
+    struct sigaction action = {.sa_handler = signal_handle};
+    if (sigaction(SIGUSR1, &action, NULL) != 0)
+        bench_die("sigaction");
+    return NULL;
+}
+
+static void signal_run(uint64_t n)
+{
+    uint64_t before = signal_count, rounds = n;
+    pid_t self = getpid();
+    while (n-- > 0)
+        kill(self, SIGUSR1);
+    if (signal_count - before != rounds)
+        bench_die("signals were lost");
+}
+
+/* --- processes --- */
 
 static void fork_run(uint64_t n)
 {
@@ -44,40 +63,30 @@ static void fork_run(uint64_t n)
     }
 }
 
-/* Runs a program of bench_bin with its output dropped. */
-static void program_run(char *const argv[], const char *program)
-{
-    char path[PATH_SIZE];
-    snprintf(path, sizeof path, "%s/%s", bench_bin, program);
-    pid_t child = vfork();
-    if (child == 0) {
-        execv(path, argv);
-        _exit(127);
-    }
-    child_wait(child);
-}
+static char true_path[PATH_SIZE];
 
-static bool program_exists(const char *program)
+static const char *exec_setup(void)
 {
-    char path[PATH_SIZE];
-    snprintf(path, sizeof path, "%s/%s", bench_bin, program);
-    return access(path, X_OK) == 0;
-}
-
-static bool exec_setup(void)
-{
-    return program_exists("true");
+    snprintf(true_path, sizeof true_path, "%s/true", bench_bin);
+    return access(true_path, X_OK) == 0 ? NULL : "no /bin/true";
 }
 
 static void exec_run(uint64_t n)
 {
-    while (n-- > 0)
-        program_run((char *[]){"true", NULL}, "true");
+    while (n-- > 0) {
+        pid_t child = vfork();
+        if (child == 0) {
+            execve(true_path, (char *[]){(char *)"true", NULL}, (char *[]){NULL});
+            _exit(127);
+        }
+        child_wait(child);
+    }
 }
 
 /* --- memory --- */
 
 #define FAULT_PAGES 256
+#define MAP_PAGES 16
 #define PAGE 4096
 
 static void fault_run(uint64_t n)
@@ -93,12 +102,22 @@ static void fault_run(uint64_t n)
     }
 }
 
+static void mmap_run(uint64_t n)
+{
+    while (n-- > 0) {
+        char *pages = mmap(NULL, MAP_PAGES * PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+        if (pages == MAP_FAILED)
+            bench_die("mmap");
+        munmap(pages, MAP_PAGES * PAGE);
+    }
+}
+
 /* --- pipe --- */
 
 static int pipe_out = -1, pipe_in = -1;
 static pid_t pipe_child;
 
-static bool pipe_setup(void)
+static const char *pipe_setup(void)
 {
     int there[2], back[2];
     char byte;
@@ -118,7 +137,7 @@ static bool pipe_setup(void)
     close(back[1]);
     pipe_out = there[1];
     pipe_in = back[0];
-    return true;
+    return NULL;
 }
 
 static void pipe_run(uint64_t n)
@@ -137,94 +156,13 @@ static void pipe_teardown(void)
     child_wait(pipe_child);
 }
 
-/* --- programs --- */
-
-static char shell_script[PATH_SIZE + 64], text_path[PATH_SIZE];
-
-static bool shell_setup(void)
-{
-    snprintf(shell_script, sizeof shell_script,
-             "for i in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20; do %s/true; done", bench_bin);
-    return program_exists("busybox") && program_exists("true");
-}
-
-static void shell_run(uint64_t n)
-{
-    while (n-- > 0)
-        program_run((char *[]){"sh", "-c", shell_script, NULL}, "busybox");
-}
-
-/* 4 MiB of words, which compress as text does. */
-static bool text_setup(void)
-{
-    static const char *const words[] = {"page",  "table", "shadow", "trap",  "guest", "monitor", "ring",   "the",
-                                        "of",    "and",   "a",      "to",    "fault", "vector",  "port",   "timer",
-                                        "block", "cache", "is",     "in",    "level", "gate",    "system", "call",
-                                        "by",    "for",   "fetch",  "write", "read",  "limit",   "base",   "entry"};
-    if (!program_exists("busybox"))
-        return false;
-    char *text = malloc(TEXT_SIZE + 32);
-    if (text == NULL)
-        bench_die("malloc");
-    uint64_t seed = 5;
-    for (size_t at = 0; at < TEXT_SIZE;) {
-        uint64_t r = random_next(&seed);
-        at +=
-            (size_t)sprintf(text + at, r % 8 == 0 ? "%s-%x\n" : "%s ", words[r >> 8 & 31], (unsigned)(r >> 16 & 0xfff));
-    }
-    snprintf(text_path, sizeof text_path, "%s/bench.XXXXXX", bench_tmp);
-    int fd = mkstemp(text_path);
-    if (fd < 0 || write(fd, text, TEXT_SIZE) != TEXT_SIZE)
-        bench_die(text_path);
-    close(fd);
-    free(text);
-    return true;
-}
-
-static bool text_half_setup(void)
-{
-    return text_setup() && truncate(text_path, TEXT_SIZE / 2) == 0;
-}
-
-static void text_teardown(void)
-{
-    unlink(text_path);
-}
-
-/* A busybox applet over the text, its output dropped. */
-static void filter_run(char *const argv[])
-{
-    int saved = dup(STDOUT_FILENO), null = open("/dev/null", O_WRONLY);
-    if (saved < 0 || null < 0)
-        bench_die("/dev/null");
-    fflush(stdout);
-    dup2(null, STDOUT_FILENO);
-    program_run(argv, "busybox");
-    dup2(saved, STDOUT_FILENO);
-    close(saved);
-    close(null);
-}
-
-static void sha256_run(uint64_t n)
-{
-    while (n-- > 0)
-        filter_run((char *[]){"sha256sum", text_path, NULL});
-}
-
-static void gzip_run(uint64_t n)
-{
-    while (n-- > 0)
-        filter_run((char *[]){"gzip", "-c", text_path, NULL});
-}
-
-const struct row system_rows[] = {
-    {"getppid", "getppid", ROW_KERNEL, 1, NULL, getppid_run, NULL},
-    {"fork", "fork, exit, wait", ROW_KERNEL, 1, NULL, fork_run, NULL},
-    {"exec", "vfork, exec of /bin/true, wait", ROW_KERNEL, 1, exec_setup, exec_run, NULL},
-    {"fault", "anonymous page touched", ROW_KERNEL, FAULT_PAGES, NULL, fault_run, NULL},
-    {"pipe", "pipe there and back, two processes", ROW_KERNEL, 1, pipe_setup, pipe_run, pipe_teardown},
-    {"shell", "sh: 20 x /bin/true", ROW_PROGRAM, 1, shell_setup, shell_run, NULL},
-    {"sha256", "sha256sum of 4 MiB", ROW_PROGRAM, 1, text_setup, sha256_run, text_teardown},
-    {"gzip", "gzip of 2 MiB", ROW_PROGRAM, 1, text_half_setup, gzip_run, text_teardown},
+static const struct row rows[] = {
+    {"getppid", "getppid", ROW_SYSTEM, 1, NULL, getppid_run, NULL},
+    {"signal", "signal to itself, handled", ROW_SYSTEM, 1, signal_setup, signal_run, NULL},
+    {"fork", "fork, exit, wait", ROW_SYSTEM, 1, NULL, fork_run, NULL},
+    {"exec", "vfork, exec of /bin/true, wait", ROW_SYSTEM, 1, exec_setup, exec_run, NULL},
+    {"fault", "anonymous page touched", ROW_SYSTEM, FAULT_PAGES, NULL, fault_run, NULL},
+    {"mmap", "mmap, munmap of 64 KiB", ROW_SYSTEM, 1, NULL, mmap_run, NULL},
+    {"pipe", "pipe there and back, two processes", ROW_SYSTEM, 1, pipe_setup, pipe_run, pipe_teardown},
 };
-const unsigned system_row_count = ARRAY_LEN(system_rows);
+const struct rows system_rows = {rows, ARRAY_LEN(rows)};
