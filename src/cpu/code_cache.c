@@ -18,18 +18,28 @@
 #define RUN_MAX 64u          /* instructions decoded at once */
 #define ARENA_SLACK 256u     /* reset before this few are left */
 #define BUCKETS 4096u
-#define PAGES_MAX 8192u      /* 130 MiB of indices; a guest that executes more pages than that starts over */
+#define PAGES_MAX 8192u      /* a guest that executes more pages than that starts over */
 #define SPANNING_SLOTS 64u
 #define NOTES 64u
+
+/* The record numbers of one page by offset, in blocks of 64 offsets: 256 bytes where there is code, one block of zeros for
+ * all where there is none. Most pages of a running system hold code in a few places only. */
+#define BLOCK_OFFSETS 64u
+#define BLOCKS (PAGE_SIZE / BLOCK_OFFSETS)
+struct index_block {
+    uint32_t record[BLOCK_OFFSETS]; /* number in the arena, 0 for none */
+};
+static const struct index_block block_empty;
 
 struct code_page {
     uint64_t gpfn;
     uint8_t mode;
     bool watched;
-    bool has_code;            /* some index is set */
+    bool has_code;          /* some index is set */
     const uint8_t *hva;
-    struct code_page *next;   /* in its bucket */
-    uint32_t index[PAGE_SIZE]; /* by offset: record number in the arena, 0 for none */
+    struct code_page *next; /* in its bucket */
+    const struct index_block *blocks[BLOCKS];
+    uint64_t covered[PAGE_SIZE / 64]; /* a bit for each byte that something was decoded from */
 };
 
 struct spanning {
@@ -73,11 +83,21 @@ struct code_cache *code_cache_create(struct error *err)
     return cache;
 }
 
+static void page_free_blocks(struct code_page *page)
+{
+    for (unsigned i = 0; i < BLOCKS; i++) {
+        if (page->blocks[i] != &block_empty)
+            free((struct index_block *)page->blocks[i]);
+        page->blocks[i] = &block_empty;
+    }
+}
+
 static void free_pages(struct code_cache *cache)
 {
     for (unsigned i = 0; i < BUCKETS; i++) {
         for (struct code_page *page = cache->buckets[i], *next; page != NULL; page = next) {
             next = page->next;
+            page_free_blocks(page);
             free(page);
         }
         cache->buckets[i] = NULL;
@@ -100,8 +120,9 @@ void code_cache_reset(struct vcpu *v)
     struct code_cache *cache = v->code;
     for (unsigned i = 0; i < BUCKETS; i++)
         for (struct code_page *page = cache->buckets[i]; page != NULL; page = page->next)
-            memory_unwatch(v->memory, page->gpfn);
+            memory_unwatch(v->memory, page->gpfn, PAGE_CODE);
     free_pages(cache);
+    v->code_generation++;
     cache->used = 1;
     memset(cache->spanning, 0, sizeof cache->spanning);
     memset(v->itlb, 0xff, sizeof v->itlb);
@@ -135,6 +156,8 @@ static struct code_page *page_find(struct vcpu *v, gpa_t gpa, enum code_mode mod
         return NULL;
     struct code_page *page = calloc(1, sizeof *page);
     check(page != NULL);
+    for (unsigned i = 0; i < BLOCKS; i++)
+        page->blocks[i] = &block_empty;
     page->gpfn = gpfn;
     page->mode = (uint8_t)mode;
     page->hva = backing.hva;
@@ -150,38 +173,90 @@ static void page_watch(struct vcpu *v, struct code_page *page)
     if (page->watched)
         return;
     page->watched = true;
-    memory_watch(v->memory, page->gpfn);
+    memory_watch(v->memory, page->gpfn, PAGE_CODE);
     mmu_stop_plain_writes(v, page->gpfn << PAGE_SHIFT);
+}
+
+bool code_cache_watch(struct vcpu *v, gpa_t gpa)
+{
+    struct code_page *page = page_find(v, gpa, v->code_mode);
+    if (page != NULL)
+        page_watch(v, page);
+    return page != NULL;
+}
+
+static inline uint32_t index_get(const struct code_page *page, unsigned off)
+{
+    return page->blocks[off / BLOCK_OFFSETS]->record[off % BLOCK_OFFSETS];
+}
+
+static void index_set(struct code_page *page, unsigned off, uint32_t number)
+{
+    const struct index_block **block = &page->blocks[off / BLOCK_OFFSETS];
+    if (*block == &block_empty) {
+        *block = calloc(1, sizeof **block);
+        check(*block != NULL);
+    }
+    ((struct index_block *)*block)->record[off % BLOCK_OFFSETS] = number;
+}
+
+static void cover(struct code_page *page, unsigned off, unsigned len)
+{
+    for (unsigned i = off; i < off + len; i++)
+        page->covered[i / 64] |= 1ull << i % 64;
+}
+
+static bool is_covered(const struct code_page *page, unsigned off, unsigned len)
+{
+    uint64_t any = 0;
+    for (unsigned i = off; i < off + len;) {
+        unsigned bit = i % 64, n = 64 - bit < off + len - i ? 64 - bit : off + len - i;
+        any |= page->covered[i / 64] & UINT64_MAX >> (64 - n) << bit;
+        i += n;
+    }
+    return any != 0;
 }
 
 /* Makes every record of the page look itself up again, and forgets where they are. */
 static void page_discard(struct vcpu *v, struct code_page *page)
 {
-    page->watched = false;
-    if (!page->has_code)
-        return;
-    for (unsigned off = 0; off < PAGE_SIZE; off++) {
-        uint32_t at = page->index[off];
-        if (at == 0)
-            continue;
-        v->code->arena[at].fn = run_again;
-        struct insn *after = &v->code->arena[at + 1];
-        if (after->fn == run_end)
-            after->fn = run_again;
+    for (unsigned i = 0; i < BLOCKS; i++) {
+        const struct index_block *block = page->blocks[i];
+        for (unsigned n = 0; block != &block_empty && n < BLOCK_OFFSETS; n++) {
+            uint32_t at = block->record[n];
+            if (at == 0)
+                continue;
+            v->code->arena[at].fn = run_again;
+            struct insn *after = &v->code->arena[at + 1];
+            if (after->fn == run_end)
+                after->fn = run_again;
+        }
     }
-    memset(page->index, 0, sizeof page->index);
+    page_free_blocks(page);
+    memset(page->covered, 0, sizeof page->covered);
     page->has_code = false;
 }
 
-void code_cache_written(struct vcpu *v, uint64_t gpfn)
+void code_cache_written(struct vcpu *v, gpa_t gpa, unsigned size)
 {
-    memory_unwatch(v->memory, gpfn);
-    bool any = false;
+    uint64_t gpfn = gpa >> PAGE_SHIFT;
+    unsigned off = (unsigned)(gpa & PAGE_OFFSET_MASK);
+    check(off + size <= PAGE_SIZE);
+    bool keep = v->code_written != NULL && v->code_written(v, gpa, size), any = false;
     for (struct code_page *page = *bucket(v->code, gpfn); page != NULL; page = page->next) {
-        if (page->gpfn == gpfn) {
-            any |= page->has_code;
+        if (page->gpfn != gpfn)
+            continue;
+        if (page->has_code && is_covered(page, off, size)) {
+            any = true;
             page_discard(v, page);
         }
+        keep |= page->has_code;
+    }
+    if (!keep) {
+        for (struct code_page *page = *bucket(v->code, gpfn); page != NULL; page = page->next)
+            if (page->gpfn == gpfn)
+                page->watched = false;
+        memory_unwatch(v->memory, gpfn, PAGE_CODE);
     }
     if (!any)
         return;
@@ -216,13 +291,20 @@ void code_cache_take_written(struct vcpu *v)
     pthread_mutex_unlock(&cache->notes.lock);
     if (count > NOTES) {
         code_cache_reset(v);
+        mmu_flush(v);
         return;
     }
     for (unsigned n = 0; n < count; n++)
-        code_cache_written(v, gpfn[n]);
+        mmu_written(v, gpfn[n] << PAGE_SHIFT, PAGE_SIZE);
 }
 
 /* ---- decoding ---- */
+
+/* How many of the bytes that were looked at made the instruction. What is undefined is so because of all of them. */
+static unsigned bytes_decoded(const struct insn *in, unsigned available)
+{
+    return in->row == ROW_NONE || in->len > available ? available : in->len;
+}
 
 /* Decodes straight-line code from `off` until it ends, leaves the page, or meets what is decoded already. Returns the
  * record number, or 0 if the first instruction spans into the next page. */
@@ -233,11 +315,12 @@ static uint32_t decode_run(struct vcpu *v, struct code_page *page, unsigned off)
     page_watch(v, page); /* before its bytes are read */
     for (unsigned n = 0;; n++) {
         struct insn *in = &cache->arena[cache->used];
-        bool stop = n == RUN_MAX || off >= PAGE_SIZE || page->index[off] != 0;
+        unsigned available = 0;
+        bool stop = n == RUN_MAX || off >= PAGE_SIZE || index_get(page, off) != 0;
         if (!stop) {
             /* A copy: another thread's device may be writing there, and what is decoded is looked at more than once. */
             uint8_t bytes[INSN_MAX_BYTES];
-            unsigned available = PAGE_SIZE - off < INSN_MAX_BYTES ? PAGE_SIZE - off : INSN_MAX_BYTES;
+            available = PAGE_SIZE - off < INSN_MAX_BYTES ? PAGE_SIZE - off : INSN_MAX_BYTES;
             memcpy(bytes, page->hva + off, available);
             stop = decode_insn(v, page->mode, bytes, available, off, in) != DECODE_OK;
         }
@@ -248,7 +331,8 @@ static uint32_t decode_run(struct vcpu *v, struct code_page *page, unsigned off)
             cache->used++;
             break;
         }
-        page->index[off] = cache->used++;
+        index_set(page, off, cache->used++);
+        cover(page, off, bytes_decoded(in, available));
         page->has_code = true;
         if (insn_ends_run(in)) {
             cache->arena[cache->used++] = (struct insn){.fn = run_end, .off = (uint16_t)(off + in->len), .mode = page->mode};
@@ -337,8 +421,7 @@ static const struct insn *lookup_apart(struct vcpu *v, gva_t gva)
     check_code_limit(v, in.len);
     slot->gva = gva;
     slot->mode = v->code_mode;
-    /* What is undefined is so because of all the bytes that were looked at. */
-    slot->len = in.row == ROW_NONE || in.len > available ? (uint8_t)available : in.len;
+    slot->len = (uint8_t)bytes_decoded(&in, available);
     memcpy(slot->bytes, bytes, slot->len);
     slot->records[0] = in;
     return finish_single(slot->records, v->code_mode);
@@ -383,7 +466,7 @@ static bool near_code_limit(const struct vcpu *v, unsigned off)
 
 static uint32_t run_number(struct vcpu *v, struct code_page *page, unsigned off)
 {
-    uint32_t at = page->index[off];
+    uint32_t at = index_get(page, off);
     if (likely(at != 0))
         return at;
     return is_full(v) ? UINT32_MAX : decode_run(v, page, off);

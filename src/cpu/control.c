@@ -4,11 +4,9 @@
  * derived from it, as it was. The checks are gathered in one predicate a register (cr0_acceptable() ...), each line of
  * which is a sentence of the manual.
  *
- * Translations. The TLB holds translations of one address space and one setting of the paging bits, without tags. So
- * everything that changes the address space or a bit that the walk looks at flushes all of it: CR3 loads with the one
- * exception of reloading the same value with bit 63 set (PCID: "do not flush"), CR0.PG, CR0.WP, CR0.PE, and CR4's PSE,
- * PAE, PGE, PCIDE, SMEP and SMAP. INVPCID of an address space that is not the current one flushes too, which is
- * allowed.
+ * Translations. What is cached holds for one setting of the paging bits: changing CR0.PG, CR0.WP, CR0.PE, or CR4's PSE, PAE,
+ * PGE, PCIDE, SMEP or SMAP flushes everything. Which translations CR3 loads, INVLPG and INVPCID leave alone (global ones,
+ * those of other PCIDs) is told to mmu/, which may forget more: the vCPU's own TLBs have no tags.
  *
  * PAE paging keeps the four top entries in the processor: loaded by MOV to CR3, and by MOV to CR0 or CR4 when it
  * changes one of the bits that SDM 4.4.1 names; a reserved bit in them is #GP and the register keeps its old value.
@@ -25,7 +23,6 @@
 #include "cpu/ops.h"
 #include "mmu/access.h"
 
-#define CR3_PCID 0xfffull
 #define CR3_NO_FLUSH (1ull << 63)
 #define CR4_PDPTE_LOAD (CR4_PAE | CR4_PGE | CR4_PSE | CR4_SMEP) /* a change loads the PDPTEs */
 #define CR4_FLUSH (CR4_PSE | CR4_PAE | CR4_PGE | CR4_PCIDE | CR4_SMEP | CR4_SMAP)
@@ -91,14 +88,15 @@ static void cr0_write(struct vcpu *v, uint64_t cr0)
     if (!cr0_acceptable(v, cr0))
         fault_gp(v, 0);
     uint64_t changed = cr0 ^ v->cr0, efer = v->efer;
+    bool pdptes = changed & (CR0_PG | CR0_CD | CR0_NW);
     if (changed & CR0_PG)
         efer = (cr0 & CR0_PG) && (efer & EFER_LME) ? efer | EFER_LMA : efer & ~EFER_LMA;
-    if ((changed & (CR0_PG | CR0_CD | CR0_NW)) && pae_paging(cr0, v->cr4, efer) && !mmu_load_pdptes(v, v->cr3))
+    if (pdptes && pae_paging(cr0, v->cr4, efer) && !mmu_load_pdptes(v, v->cr3))
         fault_gp(v, 0);
     count(v, EXIT_CR_WRITE, 0, cr0);
     v->cr0 = cr0;
     v->efer = efer;
-    if (changed & CR0_FLUSH)
+    if ((changed & CR0_FLUSH) || (pdptes && pae_paging(cr0, v->cr4, efer)))
         mmu_flush(v);
     vcpu_mode_changed(v);
 }
@@ -116,12 +114,9 @@ static void cr3_write(struct vcpu *v, uint64_t cr3)
     if (pae_paging(v->cr0, v->cr4, v->efer) && !mmu_load_pdptes(v, cr3))
         fault_gp(v, 0);
     count(v, EXIT_CR_WRITE, 3, cr3);
-    bool same = cr3 == v->cr3;
-    v->cr3 = cr3;
-    if (!(keep && same)) {
+    if (!(keep && cr3 == v->cr3))
         count(v, EXIT_TLB_FLUSH, cr3, 0);
-        mmu_flush(v);
-    }
+    mmu_switch(v, cr3, keep);
 }
 
 /* ---- CR4 ---- */
@@ -305,10 +300,12 @@ void op_invpcid(struct vcpu *v, const struct insn *in)
     if (type == INVPCID_ADDRESS && !gva_canonical(descriptor.gva))
         fault_gp(v, 0);
     count(v, EXIT_TLB_FLUSH, descriptor.gva, type);
-    if (type == INVPCID_ADDRESS)
-        mmu_flush_page(v, descriptor.gva);
-    else
+    if (type == INVPCID_ALL_GLOBAL)
         mmu_flush(v);
+    else if (type == INVPCID_ALL)
+        mmu_flush_non_global(v);
+    else
+        mmu_flush_pcid(v, descriptor.pcid, descriptor.gva, type == INVPCID_ADDRESS);
 }
 
 /* INVD, WBINVD, WBNOINVD: there are no caches that memory could differ from. */

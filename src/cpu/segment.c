@@ -144,7 +144,7 @@ void descriptor_update(struct vcpu *v, uint16_t selector, uint8_t set, uint8_t c
     if (clear)
         __atomic_fetch_and(byte, (uint8_t)~clear, __ATOMIC_SEQ_CST);
     if (*page.flags & PAGE_WATCHED)
-        memory_notify_written(v->memory, gpa >> PAGE_SHIFT);
+        memory_notify_written(v->memory, gpa, 1);
 }
 
 void descriptor_set_accessed(struct vcpu *v, uint16_t selector, struct descriptor *d)

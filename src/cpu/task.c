@@ -223,8 +223,7 @@ static void cr3_load(struct vcpu *v, const struct segment *tss, uint32_t cr3)
         return;
     if ((v->cr4 & CR4_PAE) && !mmu_load_pdptes(v, cr3))
         fault_gp(v, 0);
-    v->cr3 = cr3;
-    mmu_flush(v);
+    mmu_switch(v, cr3, false);
 }
 
 static void error_push(struct vcpu *v, const struct segment *tss, uint32_t error)

@@ -36,6 +36,7 @@
 struct memory;
 struct insn;
 struct code_cache;
+struct shadow;
 struct cpu_model;
 struct log;
 
@@ -90,6 +91,7 @@ enum seg { SEG_ES, SEG_CS, SEG_SS, SEG_DS, SEG_FS, SEG_GS, SEG_LDTR, SEG_TR, SEG
 #define CR0_NW (1ull << 29)
 #define CR0_CD (1ull << 30)
 #define CR0_PG (1ull << 31)
+#define CR3_PCID 0xfffull /* with CR4.PCIDE */
 #define CR4_VME (1ull << 0)
 #define CR4_PVI (1ull << 1)
 #define CR4_TSD (1ull << 2)
@@ -302,6 +304,11 @@ struct vcpu {
     void *exit_opaque;
     void *engine_opaque;
     struct code_cache *code;
+    uint64_t code_generation;     /* goes up when decoded code is forgotten as a whole: nothing is watched then */
+    /* Hears of every write to a page watched for code, before decoded code is looked at; all bytes in one page. Returns
+     * whether the page must stay watched. NULL: nobody else cares. */
+    bool (*code_written)(struct vcpu *v, gpa_t gpa, unsigned size);
+    struct shadow *mmu_shadow;    /* mmu/shadow.h; NULL: the engine has none */
     struct host_exec *host_exec;  /* cpu/host_exec.c: instructions run on the host */
     uint64_t a20_mask;            /* ANDed to every physical address */
     uint64_t memory_generation;   /* of the memory map that the TLBs were filled from */

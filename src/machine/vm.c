@@ -183,13 +183,13 @@ static uint64_t on_random(void *opaque)
     return value ^ value >> 31;
 }
 
-static void on_code_written(void *opaque, uint64_t gpfn)
+static void on_watched_written(void *opaque, gpa_t gpa, unsigned size)
 {
     struct vm *vm = opaque;
     if (vm->running && !pthread_equal(vm->runner, pthread_self()))
-        code_cache_note_written(vm->vcpu, gpfn);
+        code_cache_note_written(vm->vcpu, gpa >> PAGE_SHIFT);
     else
-        code_cache_written(vm->vcpu, gpfn);
+        mmu_written(vm->vcpu, gpa, size);
 }
 
 /* ---- creation ---- */
@@ -227,7 +227,7 @@ static bool create_parts(struct vm *vm, struct error *err)
     vm->vcpu = vcpu_create(vm->memory, vm->model, 0, config->log, err);
     if (vm->vcpu == NULL)
         return false;
-    memory_set_watcher(vm->memory, on_code_written, vm);
+    memory_set_watcher(vm->memory, on_watched_written, vm);
     vm->door = (struct door){.memory = vm->memory, .lock = &vm->lock, .trace = config->trace};
     vm->vcpu->exit = door_exit;
     vm->vcpu->exit_opaque = &vm->door;

@@ -35,9 +35,10 @@ struct memory {
     uint64_t ram_size;
     int fd;
     uint8_t *ram;
+    uint8_t *ram_read_only;
     uint8_t *page_flags; /* one byte a RAM page */
     struct log *log;
-    void (*written)(void *opaque, uint64_t gpfn);
+    void (*written)(void *opaque, gpa_t gpa, unsigned size);
     void *written_opaque;
     uint64_t generation;
     unsigned range_count;
@@ -46,6 +47,28 @@ struct memory {
     uint64_t port_age;
     struct port_range port_ranges[MAX_PORT_RANGES];
 };
+
+#define VIEW_GUARD (16 * PAGE_SIZE) /* without access, on both sides of a view */
+
+static uint8_t *view_create(const struct memory *memory, int protection)
+{
+    uint8_t *reserved = mmap(NULL, memory->ram_size + 2 * VIEW_GUARD, PROT_NONE,
+                             MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (reserved == MAP_FAILED)
+        return MAP_FAILED;
+    if (mmap(reserved + VIEW_GUARD, memory->ram_size, protection, MAP_SHARED | MAP_NORESERVE | MAP_FIXED, memory->fd,
+             0) == MAP_FAILED) {
+        munmap(reserved, memory->ram_size + 2 * VIEW_GUARD);
+        return MAP_FAILED;
+    }
+    return reserved + VIEW_GUARD;
+}
+
+static void view_destroy(const struct memory *memory, uint8_t *view)
+{
+    if (view != MAP_FAILED)
+        munmap(view - VIEW_GUARD, memory->ram_size + 2 * VIEW_GUARD);
+}
 
 struct memory *memory_create(uint64_t ram_size, struct log *log, struct error *err)
 {
@@ -61,13 +84,16 @@ struct memory *memory_create(uint64_t ram_size, struct log *log, struct error *e
     }
     memory->ram_size = ram_size;
     memory->log = log;
-    memory->ram = MAP_FAILED;
+    memory->ram = memory->ram_read_only = MAP_FAILED;
     memory->page_flags = MAP_FAILED;
     memory->fd = memfd_create("ring3-ram", MFD_CLOEXEC);
     if (memory->fd < 0 || ftruncate(memory->fd, (off_t)ram_size) != 0)
         goto fail;
-    memory->ram = mmap(NULL, ram_size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE, memory->fd, 0);
+    memory->ram = view_create(memory, PROT_READ | PROT_WRITE);
     if (memory->ram == MAP_FAILED)
+        goto fail;
+    memory->ram_read_only = view_create(memory, PROT_READ);
+    if (memory->ram_read_only == MAP_FAILED)
         goto fail;
     memory->page_flags = mmap(NULL, ram_size >> PAGE_SHIFT, PROT_READ | PROT_WRITE,
                               MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
@@ -86,8 +112,8 @@ void memory_destroy(struct memory *memory)
         return;
     if (memory->page_flags != MAP_FAILED)
         munmap(memory->page_flags, memory->ram_size >> PAGE_SHIFT);
-    if (memory->ram != MAP_FAILED)
-        munmap(memory->ram, memory->ram_size);
+    view_destroy(memory, memory->ram);
+    view_destroy(memory, memory->ram_read_only);
     if (memory->fd >= 0)
         close(memory->fd);
     free(memory);
@@ -106,6 +132,16 @@ int memory_fd(const struct memory *memory)
 uint8_t *memory_ram_base(struct memory *memory)
 {
     return memory->ram;
+}
+
+const uint8_t *memory_ram_view_read_only(const struct memory *memory)
+{
+    return memory->ram_read_only;
+}
+
+const uint8_t *memory_page_flags(const struct memory *memory)
+{
+    return memory->page_flags;
 }
 
 uint64_t memory_generation(const struct memory *memory)
@@ -208,7 +244,7 @@ bool memory_write(struct memory *memory, gpa_t gpa, const void *buffer, uint64_t
             /* Who watches sets the flag first and reads then: the store must not be late. */
             __atomic_thread_fence(__ATOMIC_SEQ_CST);
             if (__atomic_load_n(page.flags, __ATOMIC_RELAXED) & PAGE_WATCHED)
-                memory_notify_written(memory, (gpa + done) >> PAGE_SHIFT);
+                memory_notify_written(memory, gpa + done, (unsigned)n);
         }
         done += n;
     }
@@ -426,28 +462,28 @@ const char *memory_mmio_name(const struct memory *memory, gpa_t gpa)
     return range != NULL && range->ops != NULL ? range->ops->name : NULL;
 }
 
-void memory_set_watcher(struct memory *memory, void (*written)(void *opaque, uint64_t gpfn), void *opaque)
+void memory_set_watcher(struct memory *memory, void (*written)(void *opaque, gpa_t gpa, unsigned size), void *opaque)
 {
     memory->written = written;
     memory->written_opaque = opaque;
 }
 
-void memory_watch(struct memory *memory, uint64_t gpfn)
+void memory_watch(struct memory *memory, uint64_t gpfn, enum page_flag why)
 {
     struct page_backing page = memory_page(memory, gpfn << PAGE_SHIFT);
     if (page.kind == PAGE_RAM)
-        __atomic_fetch_or(page.flags, PAGE_WATCHED, __ATOMIC_RELAXED);
+        __atomic_fetch_or(page.flags, (uint8_t)why, __ATOMIC_RELAXED);
 }
 
-void memory_unwatch(struct memory *memory, uint64_t gpfn)
+void memory_unwatch(struct memory *memory, uint64_t gpfn, enum page_flag why)
 {
     struct page_backing page = memory_page(memory, gpfn << PAGE_SHIFT);
     if (page.kind == PAGE_RAM)
-        __atomic_fetch_and(page.flags, (uint8_t)~PAGE_WATCHED, __ATOMIC_RELAXED);
+        __atomic_fetch_and(page.flags, (uint8_t)~why, __ATOMIC_RELAXED);
 }
 
-void memory_notify_written(struct memory *memory, uint64_t gpfn)
+void memory_notify_written(struct memory *memory, gpa_t gpa, unsigned size)
 {
     check(memory->written != NULL);
-    memory->written(memory->written_opaque, gpfn);
+    memory->written(memory->written_opaque, gpa, size);
 }

@@ -1,6 +1,7 @@
 /* The guest-physical address space: RAM, ROM, memory-mapped devices and I/O ports.
  *
- * RAM is one memfd, mapped read-write once. In guest-physical space it lies in two slots, as on a PC:
+ * RAM is one memfd, mapped twice: read-write, and read-only for whoever wants writes to fault. Both views are whole and
+ * have pages without access before and behind them. In guest-physical space RAM lies in two slots, as on a PC:
  *
  *     0 .. min(size, 3 GiB)            low RAM   (host offset 0)
  *     3 GiB .. 4 GiB                   the PCI hole: devices, ROM, local APIC, I/O APIC
@@ -10,8 +11,8 @@
  * hides RAM below it for the CPU and for DMA alike. All ranges are whole pages except I/O port ranges.
  *
  * Whoever caches what it read from RAM (decoded instructions, translated code, shadow page tables) *watches*
- * the page: `page_flags` of that page gets PAGE_WATCHED, every writer looks at it (memory_write() here, the
- * CPU's slow path in mmu/), and the watcher is told through the callback, after the write, on the writer's thread.
+ * the page: `page_flags` of that page gets the bit that says what for, every writer looks at them (memory_write() here,
+ * the CPU's slow path in mmu/), and the watcher is told through the callback, after the write, on the writer's thread.
  *
  * Unclaimed ports and addresses read as ones and swallow writes.
  *
@@ -40,8 +41,11 @@ struct io_ops {
     const char *name; /* for the log and the counters: "16550A" */
 };
 
+/* Why the watcher is told about writes to a page. */
 enum page_flag {
-    PAGE_WATCHED = 1, /* tell the watcher about writes */
+    PAGE_CODE = 1,  /* something decoded or translated from it is alive */
+    PAGE_TABLE = 2, /* a page table of the guest from which translations are kept */
+    PAGE_WATCHED = PAGE_CODE | PAGE_TABLE,
 };
 
 struct memory;
@@ -54,6 +58,7 @@ void memory_destroy(struct memory *memory);
 uint64_t memory_ram_size(const struct memory *memory);
 int memory_fd(const struct memory *memory);        /* the memfd; still owned by `memory` */
 uint8_t *memory_ram_base(struct memory *memory);   /* the read-write mapping of the whole memfd */
+const uint8_t *memory_ram_view_read_only(const struct memory *memory); /* the read-only one: the same offsets */
 
 /* Mapping. `dev` and `ops` must outlive the mapping. Overlaps: the newest mapping wins until it is unmapped. False
  * with a message when the tables are full or the range is malformed. */
@@ -78,6 +83,8 @@ struct page_backing {
     uint8_t *flags;     /* RAM: its enum page_flag bits; else NULL */
 };
 struct page_backing memory_page(struct memory *memory, gpa_t gpa);
+/* The enum page_flag bits of all RAM, a byte for each page of the memfd. */
+const uint8_t *memory_page_flags(const struct memory *memory);
 
 /* Host pointer to `size` bytes of RAM at `gpa`, or NULL unless they are all RAM and contiguous on the host. Writing
  * through it bypasses the watcher: for loaders before the machine runs, and for reading. */
@@ -100,12 +107,13 @@ void memory_port_write(struct memory *memory, uint16_t port, unsigned size, uint
 const char *memory_port_name(const struct memory *memory, uint16_t port);
 const char *memory_mmio_name(const struct memory *memory, gpa_t gpa);
 
-/* Watching. One watcher a machine; `written` gets the page number (gpa >> 12) and may clear the watch. */
-void memory_set_watcher(struct memory *memory, void (*written)(void *opaque, uint64_t gpfn), void *opaque);
-void memory_watch(struct memory *memory, uint64_t gpfn);
-void memory_unwatch(struct memory *memory, uint64_t gpfn);
-/* Called by whoever has just written to a watched page through a host pointer. */
-void memory_notify_written(struct memory *memory, uint64_t gpfn);
+/* Watching. One watcher a machine; `written` gets the bytes that were written, which lie in one page, and may clear the
+ * watch. */
+void memory_set_watcher(struct memory *memory, void (*written)(void *opaque, gpa_t gpa, unsigned size), void *opaque);
+void memory_watch(struct memory *memory, uint64_t gpfn, enum page_flag why);
+void memory_unwatch(struct memory *memory, uint64_t gpfn, enum page_flag why);
+/* Called by whoever has just written to a watched page through a host pointer. Not across pages. */
+void memory_notify_written(struct memory *memory, gpa_t gpa, unsigned size);
 
 /* A counter that goes up with every change of mappings: caches of memory_page() compare it. */
 uint64_t memory_generation(const struct memory *memory);

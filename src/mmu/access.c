@@ -12,6 +12,8 @@
 #include "base/check.h"
 #include "cpu/insn.h"
 #include "memory/memory.h"
+#include "cpu/code_cache.h"
+#include "mmu/shadow.h"
 #include "mmu/walk.h"
 
 static struct tlb *tlb_for(struct vcpu *v, unsigned flags)
@@ -41,37 +43,44 @@ static _Noreturn void fault_non_canonical(struct vcpu *v, unsigned flags)
 }
 
 /* Translates and enters the page into the TLB of this kind of access. */
-static gpa_t translate_fill(struct vcpu *v, gva_t gva, unsigned flags, struct page_backing *page)
+gpa_t mmu_translate_walk(struct vcpu *v, gva_t gva, unsigned flags, struct walk *walk, struct page_backing *page)
 {
     check_memory_map(v);
     if (vcpu_long_mode(v) && !gva_canonical(gva))
         fault_non_canonical(v, flags);
-    struct walk walk;
     uint32_t error;
-    if (!walk_page_tables(v, gva, flags, false, &walk, &error))
+    if (!walk_page_tables(v, gva, flags, false, walk, &error))
         fault_pf(v, gva, error);
-    *page = memory_page(v->memory, walk.gpa);
-    if (walk.size > PAGE_SIZE) {
-        gva_t base = gva & ~(walk.size - 1);
+    *page = memory_page(v->memory, walk->gpa);
+    if (walk->size > PAGE_SIZE) {
+        gva_t base = gva & ~(walk->size - 1);
         if (base < v->large_low)
             v->large_low = base;
-        if (base + (walk.size - 1) > v->large_high)
-            v->large_high = base + (walk.size - 1);
+        if (base + (walk->size - 1) > v->large_high)
+            v->large_high = base + (walk->size - 1);
     }
     struct tlb *tlb = tlb_for(v, flags);
     if (tlb == &v->tlbs[TLB_NONE] || (page->kind != PAGE_RAM && page->kind != PAGE_ROM) || (flags & ACCESS_FETCH))
-        return walk.gpa;
+        return walk->gpa;
+    if (v->mmu_shadow != NULL)
+        shadow_filled(v, gva, walk, page);
     v->count.tlb_fills++;
     gva_t gva_page = gva & ~PAGE_OFFSET_MASK;
     struct tlb_entry *e = &tlb->entries[gva >> PAGE_SHIFT & (TLB_SIZE - 1)];
     tlb->used = true;
     e->read_tag = gva_page;
-    bool plain_write = page->kind == PAGE_RAM && walk.writable && walk.dirty &&
+    bool plain_write = page->kind == PAGE_RAM && walk->writable && walk->dirty &&
                        !(__atomic_load_n(page->flags, __ATOMIC_RELAXED) & PAGE_WATCHED);
     e->write_tag = plain_write ? gva_page : TLB_NO_TAG;
     e->addend = (intptr_t)page->hva - (intptr_t)gva_page;
-    e->gpa = walk.gpa & ~PAGE_OFFSET_MASK;
-    return walk.gpa;
+    e->gpa = walk->gpa & ~PAGE_OFFSET_MASK;
+    return walk->gpa;
+}
+
+static gpa_t translate_fill(struct vcpu *v, gva_t gva, unsigned flags, struct page_backing *page)
+{
+    struct walk walk;
+    return mmu_translate_walk(v, gva, flags, &walk, page);
 }
 
 gpa_t mmu_translate(struct vcpu *v, gva_t gva, unsigned flags)
@@ -170,7 +179,7 @@ static void page_write(struct vcpu *v, gpa_t gpa, const struct page_backing *pag
         default: memcpy(to, buffer, size);
         }
         if (__atomic_load_n(page->flags, __ATOMIC_RELAXED) & PAGE_WATCHED)
-            memory_notify_written(v->memory, gpa >> PAGE_SHIFT);
+            memory_notify_written(v->memory, gpa, size);
         return;
     }
     if (page->kind == PAGE_ROM)
@@ -292,7 +301,8 @@ void rmw_end_slow(struct vcpu *v)
 
 /* ---- maintenance ---- */
 
-void mmu_flush(struct vcpu *v)
+/* The vCPU's own TLBs have no tags and do not tell global pages apart: they hold the current address space. */
+static void flush_tlbs(struct vcpu *v)
 {
     v->count.tlb_flushes++;
     for (unsigned kind = 0; kind < TLB_KIND_COUNT; kind++) {
@@ -308,6 +318,50 @@ void mmu_flush(struct vcpu *v)
     v->large_high = 0;
 }
 
+static void flush_tlbs_page(struct vcpu *v, gva_t gva)
+{
+    if (gva >= v->large_low && gva <= v->large_high) {
+        flush_tlbs(v); /* the page may be a piece of a large one, entered piece by piece */
+        return;
+    }
+    for (unsigned kind = 0; kind < TLB_KIND_COUNT; kind++) {
+        struct tlb_entry *e = &v->tlbs[kind].entries[gva >> PAGE_SHIFT & (TLB_SIZE - 1)];
+        e->read_tag = e->write_tag = TLB_NO_TAG;
+    }
+    v->itlb[gva >> PAGE_SHIFT & (ITLB_SIZE - 1)].tag = UINT64_MAX;
+}
+
+void mmu_flush(struct vcpu *v)
+{
+    flush_tlbs(v);
+    shadow_flush(v, true);
+}
+
+void mmu_flush_non_global(struct vcpu *v)
+{
+    flush_tlbs(v);
+    shadow_flush_non_global(v);
+}
+
+void mmu_flush_pcid(struct vcpu *v, uint64_t pcid, gva_t gva, bool one_page)
+{
+    uint64_t current = v->cr4 & CR4_PCIDE ? v->cr3 & CR3_PCID : 0;
+    if (pcid == current && one_page)
+        flush_tlbs_page(v, gva);
+    else if (pcid == current)
+        flush_tlbs(v);
+    shadow_flush_pcid(v, pcid, gva, one_page);
+}
+
+void mmu_switch(struct vcpu *v, uint64_t cr3, bool keep)
+{
+    bool same = keep && cr3 == v->cr3;
+    shadow_switch(v, cr3, keep);
+    v->cr3 = cr3;
+    if (!same)
+        flush_tlbs(v);
+}
+
 void mmu_init(struct vcpu *v)
 {
     for (unsigned kind = 0; kind < TLB_KIND_COUNT; kind++)
@@ -318,20 +372,25 @@ void mmu_init(struct vcpu *v)
 
 void mmu_flush_page(struct vcpu *v, gva_t gva)
 {
-    if (gva >= v->large_low && gva <= v->large_high) {
-        mmu_flush(v); /* the page may be a piece of a large one, entered piece by piece */
+    flush_tlbs_page(v, gva);
+    shadow_flush_page(v, gva);
+}
+
+void mmu_written(struct vcpu *v, gpa_t gpa, unsigned size)
+{
+    struct page_backing page = memory_page(v->memory, gpa);
+    if (page.kind != PAGE_RAM)
         return;
-    }
-    for (unsigned kind = 0; kind < TLB_KIND_COUNT; kind++) {
-        struct tlb_entry *e = &v->tlbs[kind].entries[gva >> PAGE_SHIFT & (TLB_SIZE - 1)];
-        e->read_tag = e->write_tag = TLB_NO_TAG;
-    }
-    v->itlb[gva >> PAGE_SHIFT & (ITLB_SIZE - 1)].tag = UINT64_MAX;
+    if (__atomic_load_n(page.flags, __ATOMIC_RELAXED) & PAGE_TABLE)
+        shadow_table_written(v, gpa, size);
+    if (v->code != NULL && (__atomic_load_n(page.flags, __ATOMIC_RELAXED) & PAGE_CODE))
+        code_cache_written(v, gpa, size);
 }
 
 void mmu_stop_plain_writes(struct vcpu *v, gpa_t gpa)
 {
     gpa &= ~PAGE_OFFSET_MASK;
+    shadow_stop_plain_writes(v, gpa);
     for (unsigned kind = 0; kind < TLB_KIND_COUNT; kind++) {
         struct tlb *tlb = &v->tlbs[kind];
         if (!tlb->used)

@@ -92,11 +92,22 @@ static inline void rmw_end(struct vcpu *v)
 /* Translation and maintenance. */
 /* Guest physical address of `gva` for this kind of access; raises #PF. A/D bits are set. */
 gpa_t mmu_translate(struct vcpu *v, gva_t gva, unsigned flags);
+/* The same, and how it was found. */
+struct walk;
+struct page_backing;
+gpa_t mmu_translate_walk(struct vcpu *v, gva_t gva, unsigned flags, struct walk *walk, struct page_backing *page);
 /* The same for a debugger: no fault, no A/D; false if not mapped. */
 bool mmu_peek(struct vcpu *v, gva_t gva, gpa_t *gpa);
 void mmu_init(struct vcpu *v);                  /* at creation: all empty */
-void mmu_flush(struct vcpu *v);                 /* all translations */
+void mmu_flush(struct vcpu *v);                 /* all translations of all address spaces, global ones too */
+void mmu_flush_non_global(struct vcpu *v);      /* the same without global ones */
 void mmu_flush_page(struct vcpu *v, gva_t gva); /* INVLPG */
+/* What is tagged with `pcid` and not global: one page, or all. */
+void mmu_flush_pcid(struct vcpu *v, uint64_t pcid, gva_t gva, bool one_page);
+/* A write to CR3 that has been found to be possible: sets v->cr3. `keep`: bit 63 was set (with CR4.PCIDE). */
+void mmu_switch(struct vcpu *v, uint64_t cr3, bool keep);
+/* Bytes of a watched page were written (memory_set_watcher), all in one page: tells who watches. The vCPU's thread. */
+void mmu_written(struct vcpu *v, gpa_t gpa, unsigned size);
 /* From now on writes to the physical page come through the slow path: it has just been watched. */
 void mmu_stop_plain_writes(struct vcpu *v, gpa_t gpa);
 /* PAE paging: (re)loads the four PDPTEs from CR3. False if a reserved bit is set (caller raises #GP(0)). */

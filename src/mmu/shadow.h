@@ -80,13 +80,14 @@ bool shadow_is_read_only_view(const struct vcpu *v, uintptr_t host_address);
 bool shadow_fault(struct vcpu *v, gva_t gva, bool write);
 
 /* Called by mmu/access.c and cpu/control.c; no-ops while v->mmu_shadow is NULL. */
-void shadow_filled(struct vcpu *v, gva_t gva, unsigned flags, const struct walk *walk, const struct page_backing *page);
+void shadow_filled(struct vcpu *v, gva_t gva, const struct walk *walk, const struct page_backing *page);
 void shadow_flush(struct vcpu *v, bool global_too);          /* this address space; with global pages: everything */
+void shadow_flush_non_global(struct vcpu *v);                /* all address spaces */
 void shadow_flush_page(struct vcpu *v, gva_t gva);           /* INVLPG: in this address space, and global */
-void shadow_flush_pcid(struct vcpu *v, uint64_t pcid, gva_t gva, bool one_page); /* INVPCID of another one */
+void shadow_flush_pcid(struct vcpu *v, uint64_t pcid, gva_t gva, bool one_page); /* INVPCID 0, 1 */
 void shadow_switch(struct vcpu *v, uint64_t cr3, bool keep); /* MOV CR3, before v->cr3 changes; `keep`: bit 63 was set */
 void shadow_stop_plain_writes(struct vcpu *v, gpa_t gpa);    /* entries of this physical page become read-only */
-void shadow_resume_plain_writes(struct vcpu *v, gpa_t gpa);  /* it is not watched any more: optional, lazily is right too */
+void shadow_table_written(struct vcpu *v, gpa_t gpa, unsigned size); /* bytes of a page with PAGE_TABLE were written */
 
 const struct shadow_counters *shadow_counters(const struct vcpu *v);
 

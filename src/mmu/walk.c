@@ -27,8 +27,8 @@
 #define MAX_LEVELS 4
 
 struct entry_ref {
-    uint8_t *hva; /* NULL: not in RAM, cannot be updated */
-    uint8_t *flags;
+    uint8_t *hva; /* NULL: neither RAM nor ROM */
+    uint8_t *flags; /* NULL: not in RAM, cannot be updated */
     gpa_t gpa;
     uint64_t value;
 };
@@ -51,10 +51,8 @@ static uint64_t entry_read(struct walker *w, gpa_t gpa)
         uint8_t *hva = page.hva + (gpa & PAGE_OFFSET_MASK);
         ref->value = w->entry_size == 8 ? __atomic_load_n((uint64_t *)hva, __ATOMIC_RELAXED)
                                         : __atomic_load_n((uint32_t *)hva, __ATOMIC_RELAXED);
-        if (page.kind == PAGE_RAM) {
-            ref->hva = hva;
-            ref->flags = page.flags;
-        }
+        ref->hva = hva;
+        ref->flags = page.flags;
     } else if (w->entry_size == 4) {
         ref->value = UINT32_MAX;
     }
@@ -64,7 +62,7 @@ static uint64_t entry_read(struct walker *w, gpa_t gpa)
 /* Sets bits in an entry that still has the value that was walked; false if another processor changed it. */
 static bool entry_set_bits(struct walker *w, struct entry_ref *ref, uint64_t bits)
 {
-    if ((ref->value & bits) == bits || ref->hva == NULL)
+    if ((ref->value & bits) == bits || ref->flags == NULL)
         return true;
     bool done;
     if (w->entry_size == 8) {
@@ -76,8 +74,8 @@ static bool entry_set_bits(struct walker *w, struct entry_ref *ref, uint64_t bit
         done = __atomic_compare_exchange_n((uint32_t *)ref->hva, &expected, (uint32_t)(ref->value | bits), false,
                                            __ATOMIC_SEQ_CST, __ATOMIC_RELAXED);
     }
-    if (done && (*ref->flags & PAGE_WATCHED))
-        memory_notify_written(w->v->memory, ref->gpa >> PAGE_SHIFT);
+    if (done && (*ref->flags & PAGE_CODE)) /* who watches tables knows these bits */
+        memory_notify_written(w->v->memory, ref->gpa, w->entry_size);
     return done;
 }
 
@@ -108,6 +106,7 @@ struct leaf {
     uint64_t base; /* of the page */
     unsigned shift;
     bool writable, user, nx, global;
+    uint64_t above; /* PTE_W, PTE_U: set in all entries above; PTE_NX: set in one */
 };
 
 enum follow { FOLLOW_OK, FOLLOW_NOT_PRESENT, FOLLOW_RESERVED };
@@ -124,6 +123,7 @@ static enum follow follow_64(struct walker *w, unsigned top, uint64_t table, str
         bool is_leaf = level == 1 || ((entry & PTE_PS) && level < 4);
         if (entry & reserved_bits_64(v, level, is_leaf && level > 1))
             return FOLLOW_RESERVED;
+        uint64_t above = all | nx;
         all &= entry;
         nx |= entry & PTE_NX;
         if (is_leaf) {
@@ -133,7 +133,8 @@ static enum follow follow_64(struct walker *w, unsigned top, uint64_t table, str
                                   .writable = all & PTE_W,
                                   .user = all & PTE_U,
                                   .nx = nx && (v->efer & EFER_NXE),
-                                  .global = entry & PTE_G};
+                                  .global = entry & PTE_G,
+                                  .above = above};
             return FOLLOW_OK;
         }
         table = entry & address_mask(v);
@@ -165,7 +166,8 @@ static enum follow follow_32(struct walker *w, struct leaf *leaf)
                               .shift = 22,
                               .writable = pde & PTE_W,
                               .user = pde & PTE_U,
-                              .global = pde & PTE_G};
+                              .global = pde & PTE_G,
+                              .above = PTE_W | PTE_U};
         return FOLLOW_OK;
     }
     uint64_t pte = entry_read(w, (pde & 0xfffff000ull) + (w->gva >> 12 & 0x3ff) * 4);
@@ -175,7 +177,8 @@ static enum follow follow_32(struct walker *w, struct leaf *leaf)
                           .shift = 12,
                           .writable = pde & pte & PTE_W,
                           .user = pde & pte & PTE_U,
-                          .global = pte & PTE_G};
+                          .global = pte & PTE_G,
+                          .above = pde};
     return FOLLOW_OK;
 }
 
@@ -222,10 +225,40 @@ static enum follow follow(struct walker *w, struct leaf *leaf)
     return follow_32(w, leaf);
 }
 
+static void describe(const struct walker *w, const struct leaf *leaf, unsigned flags, struct walk *walk)
+{
+    struct vcpu *v = w->v;
+    const struct entry_ref *last = &w->used[w->count - 1];
+    uint64_t page_mask = (1ull << leaf->shift) - 1;
+    *walk = (struct walk){
+        .gpa = ((leaf->base | (w->gva & page_mask)) & v->a20_mask),
+        .size = page_mask + 1,
+        .writable = permitted(v, leaf, (flags & ~ACCESS_FETCH) | ACCESS_WRITE),
+        .dirty = (last->value & PTE_D) || (flags & ACCESS_WRITE),
+        .user = leaf->user,
+        .nx = leaf->nx,
+        .global = leaf->global,
+        .all_writable = leaf->writable,
+        .entry_count = w->count,
+        .entry_size = w->entry_size,
+        .leaf = last->hva,
+        .above_user = leaf->above & PTE_U,
+        .above_writable = leaf->above & PTE_W,
+        .above_nx = (leaf->above & PTE_NX) && (v->efer & EFER_NXE),
+    };
+    for (unsigned i = 0; i < w->count; i++)
+        walk->entry_gpa[i] = w->used[i].gpa;
+}
+
 bool walk_page_tables(struct vcpu *v, gva_t gva, unsigned flags, bool peek, struct walk *walk, uint32_t *error)
 {
     if (!(v->cr0 & CR0_PG)) {
-        *walk = (struct walk){.gpa = (uint32_t)gva & v->a20_mask, .size = PAGE_SIZE, .writable = true, .dirty = true};
+        *walk = (struct walk){.gpa = (uint32_t)gva & v->a20_mask,
+                              .size = PAGE_SIZE,
+                              .writable = true,
+                              .dirty = true,
+                              .user = true,
+                              .all_writable = true};
         return true;
     }
     v->count.page_walks++;
@@ -249,18 +282,53 @@ bool walk_page_tables(struct vcpu *v, gva_t gva, unsigned flags, bool peek, stru
         }
         if (!updated)
             continue; /* changed under us: walk again */
-        uint64_t page_mask = (1ull << leaf.shift) - 1;
-        *walk = (struct walk){
-            .gpa = ((leaf.base | (gva & page_mask)) & v->a20_mask),
-            .size = page_mask + 1,
-            .writable = permitted(v, &leaf, (flags & ~ACCESS_FETCH) | ACCESS_WRITE),
-            .dirty = (w.used[w.count - 1].value & PTE_D) || (flags & ACCESS_WRITE),
-            .user = leaf.user,
-            .nx = leaf.nx,
-            .global = leaf.global,
-        };
+        describe(&w, &leaf, flags, walk);
         return true;
     }
+}
+
+/* The leaf entry `distance` after that of `walk`, in a table of 4-KiB pages. */
+static bool sibling_entry(const struct vcpu *v, gva_t gva, const struct walk *walk, int distance, uint64_t *entry)
+{
+    unsigned in_table = PAGE_SIZE / walk->entry_size;
+    int index = (int)(gva >> PAGE_SHIFT & (in_table - 1)) + distance;
+    if (walk->leaf == NULL || index < 0 || index >= (int)in_table)
+        return false;
+    const uint8_t *at = walk->leaf + distance * (int)walk->entry_size;
+    *entry = walk->entry_size == 8 ? __atomic_load_n((const uint64_t *)at, __ATOMIC_RELAXED)
+                                   : __atomic_load_n((const uint32_t *)at, __ATOMIC_RELAXED);
+    return (*entry & PTE_P) && (*entry & PTE_A) &&
+           !(walk->entry_size == 8 && (*entry & reserved_bits_64(v, 1, false)));
+}
+
+bool walk_sibling(struct vcpu *v, gva_t gva, const struct walk *walk, int distance, struct walk *sibling)
+{
+    gva_t to = gva + (int64_t)distance * PAGE_SIZE;
+    if (!vcpu_long_mode(v) && to >> 32)
+        return false;
+    *sibling = *walk;
+    if (walk->entry_count == 0) {
+        sibling->gpa = to & v->a20_mask;
+        return true;
+    }
+    if (walk->size > PAGE_SIZE) {
+        sibling->gpa = ((walk->gpa & ~(walk->size - 1)) | (to & (walk->size - 1))) & v->a20_mask;
+        return ((gva ^ to) & ~(walk->size - 1)) == 0;
+    }
+    uint64_t entry;
+    if (!sibling_entry(v, gva, walk, distance, &entry))
+        return false;
+    sibling->gpa = ((entry & (walk->entry_size == 8 ? address_mask(v) : 0xfffff000ull)) | (to & PAGE_OFFSET_MASK)) &
+                   v->a20_mask;
+    sibling->all_writable = walk->above_writable && (entry & PTE_W);
+    sibling->user = walk->above_user && (entry & PTE_U);
+    sibling->nx = walk->above_nx || ((entry & PTE_NX) && (v->efer & EFER_NXE));
+    sibling->writable = sibling->all_writable;
+    sibling->dirty = entry & PTE_D;
+    sibling->global = entry & PTE_G;
+    sibling->entry_gpa[walk->entry_count - 1] += (uint64_t)(distance * (int)walk->entry_size);
+    sibling->leaf += distance * (int)walk->entry_size;
+    return true;
 }
 
 bool mmu_load_pdptes(struct vcpu *v, uint64_t cr3)

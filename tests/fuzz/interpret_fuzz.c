@@ -116,9 +116,9 @@ static void fuzz_exit(struct vcpu *v, struct exit *exit)
     }
 }
 
-static void fuzz_code_written(void *opaque, uint64_t gpfn)
+static void fuzz_code_written(void *opaque, gpa_t gpa, unsigned size)
 {
-    code_cache_written(((struct fuzz *)opaque)->v, gpfn);
+    code_cache_written(((struct fuzz *)opaque)->v, gpa, size);
 }
 
 static uint64_t device_read(void *dev, uint64_t offset, unsigned size)
@@ -380,7 +380,7 @@ static bool run_slowly(struct fuzz *f, unsigned exits)
         v->rflags_rest &= ~FLAG_RF;
         gpa_t gpa;
         if (mmu_peek(v, v->code_mode == CODE_64 ? v->rip : (uint32_t)(v->seg[SEG_CS].base + v->rip), &gpa))
-            code_cache_written(v, gpa >> PAGE_SHIFT);
+            code_cache_written(v, gpa & ~PAGE_OFFSET_MASK, PAGE_SIZE);
         if (!interpret_step(v, &fault)) {
             v->instructions++;
             v->shadow = 0;

@@ -12,9 +12,9 @@
 #define DR6_BT (1u << 15)
 #define DR6_BS (1u << 14)
 
-static void code_written(void *opaque, uint64_t gpfn)
+static void code_written(void *opaque, gpa_t gpa, unsigned size)
 {
-    code_cache_written(opaque, gpfn);
+    code_cache_written(opaque, gpa, size);
 }
 
 static int interpret_setup(void **state)
@@ -224,7 +224,7 @@ static void code_written_by_string_instruction(void **state)
     handlers(b);
     for (unsigned round = 0; round < 2; round++) {
         CODE_PUT(b, CODE_AT, "\xf3\xaa\x0f\x0b\x0f\x0b\xf4"); /* rep stosb; ud2; ud2; hlt */
-        memory_notify_written(b->memory, CODE_AT >> PAGE_SHIFT);
+        memory_notify_written(b->memory, CODE_AT, 8);
         b->v->activity = ACTIVITY_RUNNING;
         b->v->regs[RAX] = 0x90;
         b->v->regs[RCX] = 4;

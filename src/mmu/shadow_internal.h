@@ -1,0 +1,205 @@
+/* What the files of the shadow page tables share.
+ *
+ * Three layers. shadow_table.c: the flat tables, of which only "islands" exist in memory. shadow_space.c: the logs, which
+ * say what the tables hold and for whom. shadow.c: policies and the calls from outside.
+ *
+ * Invariant: an entry is in use if and only if its island names a record for the page. That record is in the log of the
+ * current address space, or in the log of global pages; it says for each kind of access what the entry permits, and the
+ * entry's value follows from it. Records of other address spaces ("kept") are in no table.
+ */
+#ifndef RING3_MMU_SHADOW_INTERNAL_H
+#define RING3_MMU_SHADOW_INTERNAL_H
+
+#include "mmu/shadow.h"
+
+#define KINDS 3u /* TLB_KERNEL, TLB_KERNEL_AC, TLB_USER */
+
+/* A piece of a table that exists in memory: one host page of entries, 2 MiB of guest addresses. Measured: larger ones cost
+ * more to fill with poison than they save in calls, since guests scatter what they touch. */
+#define ISLAND_SHIFT 9u
+#define ISLAND_PAGES (1u << ISLAND_SHIFT)
+#define ISLAND_BYTES (ISLAND_PAGES * 8u)
+#define ISLAND_BUCKETS 1024u
+#define CHUNKS_MAX 2048u /* islands times kinds: 8 MiB of entries; beyond, everything goes */
+
+#define SPACES 64u             /* address spaces kept, the current one included */
+#define RECORDS_MAX (1u << 18) /* in all logs: 3 MiB */
+
+#define WIDE_PAGES (1ull << 36)
+#define NARROW_PAGES (1ull << 23)
+#define NARROW_USED (1ull << 20) /* the others stay unmapped for ever */
+
+/* What an entry permits. */
+enum right { RIGHT_NONE, RIGHT_READ, RIGHT_WRITE };
+#define RIGHTS_WRITE 0x2au /* RIGHT_WRITE of every kind */
+
+static inline unsigned right_of(unsigned rights, unsigned kind)
+{
+    return rights >> 2 * kind & 3;
+}
+
+/* The page that a record is about, and the size of the guest's page that it is a piece of. */
+enum leaf_size { LEAF_4K, LEAF_2M, LEAF_4M, LEAF_1G };
+
+struct record {
+    uint64_t page : 36;  /* gva bits 47:12 */
+    uint64_t wide : 1;
+    uint64_t size : 2;   /* enum leaf_size */
+    uint64_t rights : 6; /* enum right, two bits a kind */
+    uint32_t frame;      /* page of the memfd */
+} __attribute__((packed, aligned(4)));
+_Static_assert(sizeof(struct record) == 12, "logs are long");
+
+/* In an island: number of the page's record plus 1, 0 for none; in the log of global pages or of the current space. */
+#define REF_GLOBAL 0x80000000u
+
+struct island {
+    uint64_t number;     /* page / ISLAND_PAGES, doubled, plus `wide` */
+    struct island *next; /* in its bucket */
+    uint16_t live;       /* records */
+    uint16_t large;      /* of those, pieces of large pages */
+    uint8_t kinds;       /* bit by kind: the table's piece is there */
+    uint32_t ref[ISLAND_PAGES];
+};
+
+/* A fetch slot's owner. */
+struct fetch_key {
+    uint64_t page : 36;
+    uint64_t size : 2;
+    uint64_t global : 1;
+    uint64_t used : 1;
+    uint64_t listed : 1; /* in shadow.fetch_list */
+};
+
+struct fetch_record {
+    struct fetch_key key;
+    uint64_t identity;
+};
+
+/* An address space and its log. `tag`: PCID, or CR3 with SPACE_BY_CR3. */
+#define SPACE_BY_CR3 (1ull << 63)
+#define SPACE_FREE UINT64_MAX
+struct space {
+    uint64_t tag;
+    uint64_t last_used;
+    uint64_t pdpte[4]; /* with SPACE_BY_CR3: of PAE paging, from when it became the current one */
+    struct record *records;
+    uint32_t count, capacity;
+    struct fetch_record *fetch; /* only while it is not the current one */
+    uint32_t fetch_count;
+};
+
+struct shadow_tracker;
+
+struct shadow {
+    struct vcpu *v;
+    enum shadow_policy policy;
+    uint8_t *reserved; /* guard pages, then the tables */
+    uint64_t reserved_size;
+    uint64_t guard;              /* the address that poison leads to, less 1 */
+    uint64_t *table[2][KINDS];   /* [wide] */
+    uint64_t view[3];            /* by enum right: RAM read-only and read-write */
+    uint64_t ram_size;
+    const uint8_t *page_flags;
+
+    struct island *buckets[ISLAND_BUCKETS];
+    struct island *last; /* found last; may be NULL */
+    unsigned chunks;
+
+    uint64_t clock; /* of switches, for `last_used` */
+    struct space *current;
+    struct space spaces[SPACES];
+    struct space global;
+    uint64_t capacity; /* of all logs */
+
+    uint64_t *written_to;  /* bitmap of frames: an entry in a table may permit writing */
+    uint64_t written_size; /* of the bitmap in bytes */
+    gva_t large_low, large_high; /* all large pages of which pieces were entered, here or in kept logs, lie between */
+    unsigned sizes_seen;         /* bit by enum leaf_size */
+
+    uint64_t fetch[SHADOW_FETCH_SLOTS];
+    struct fetch_key fetch_keys[SHADOW_FETCH_SLOTS];
+    uint16_t fetch_list[SHADOW_FETCH_SLOTS]; /* slots of the current space, perhaps empty by now */
+    uint32_t fetch_listed;
+
+    struct shadow_tracker *tracker; /* proactive only */
+    struct shadow_counters count;
+};
+
+static inline gva_t page_gva(uint64_t page, bool wide)
+{
+    uint64_t gva = page << PAGE_SHIFT;
+    return wide ? (uint64_t)((int64_t)(gva << 16) >> 16) : gva;
+}
+
+static inline bool frame_is_watched(const struct shadow *s, uint32_t frame)
+{
+    return __atomic_load_n(&s->page_flags[frame], __ATOMIC_RELAXED) & PAGE_WATCHED;
+}
+
+static inline uint64_t large_pages(enum leaf_size size)
+{
+    static const uint32_t pages[] = {1, 512, 1024, 512 * 512};
+    return pages[size];
+}
+
+/* ---- shadow_table.c ---- */
+bool table_reserve(struct shadow *s, struct error *err);
+void table_release(struct shadow *s);
+/* The island of a page; NULL if it is not there. */
+struct island *island_find(struct shadow *s, uint64_t page, bool wide);
+/* The same, made if need be; NULL if the host has no memory. Does not look at the bound. */
+struct island *island_get(struct shadow *s, uint64_t page, bool wide);
+/* Whether the islands of one more page fit. */
+bool table_has_room(const struct shadow *s);
+/* Gives islands without records back to the host. */
+void table_reclaim(struct shadow *s);
+/* Gives all islands back. Nothing may be live. */
+void table_forget(struct shadow *s);
+/* Makes the entries of the record's page what the record says. Rights that the host has no memory for are taken from it. */
+void entries_write(struct shadow *s, struct island *island, struct record *record);
+/* Poisons them. */
+void entries_clear(struct shadow *s, struct island *island, const struct record *record);
+
+/* ---- shadow_space.c ---- */
+/* Enters what a walk found. Makes room by evicting, or not: then false means that there is none. */
+bool record_enter(struct shadow *s, const struct record *record, bool global, bool may_evict);
+/* The record of a page in the tables, or NULL. */
+struct record *record_find(struct shadow *s, uint64_t page, bool wide);
+/* Removes all records of `count` pages from `page` on that are pieces of pages at least as large as `size`. */
+void records_remove(struct shadow *s, uint64_t page, uint64_t count, bool wide, enum leaf_size size);
+/* Removes all records of the current space's log for `count` pages from `page` on. */
+void current_remove(struct shadow *s, uint64_t page, uint64_t count);
+/* Takes the right to write from all entries of a frame. */
+void records_stop_writes(struct shadow *s, uint32_t frame);
+/* Empties a log; if it is the current space's or that of global pages, the tables too. */
+void space_clear(struct shadow *s, struct space *space);
+/* Empties a log that is not current and gives its slot back. */
+void space_drop(struct shadow *s, struct space *space);
+struct space *space_find(struct shadow *s, uint64_t tag);
+/* Takes the current space out of the tables; its log stays. Then there is no current space. */
+void space_leave(struct shadow *s);
+/* Makes the space with this tag the current one, with what its log says. */
+void space_enter(struct shadow *s, uint64_t tag);
+/* Removes one page from a log that is not current. */
+void space_remove_page(struct shadow *s, struct space *space, uint64_t page);
+/* Forgets everything that is in the tables and gives their memory back. */
+void shadow_evict(struct shadow *s);
+void fetch_remove(struct shadow *s, uint64_t page, uint64_t count, enum leaf_size size);
+
+/* ---- shadow.c ---- */
+enum leaf_size shadow_leaf_size(const struct walk *walk);
+bool shadow_is_global(const struct vcpu *v, const struct walk *walk);
+void shadow_note_large(struct shadow *s, gva_t gva, const struct walk *walk);
+
+/* ---- shadow_track.c ---- */
+struct shadow_tracker *tracker_create(struct shadow *s);
+void tracker_destroy(struct shadow *s);
+/* A translation that is not global is about to be entered for the current space: watches the tables that it came from. */
+void tracker_use(struct shadow *s, gva_t gva, const struct walk *walk);
+/* The log of the space has been emptied. */
+void tracker_forget_space(struct shadow *s, const struct space *space);
+/* All logs but that of global pages have been emptied. */
+void tracker_forget_all(struct shadow *s);
+
+#endif
