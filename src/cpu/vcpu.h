@@ -314,6 +314,7 @@ struct vcpu {
     uint64_t memory_generation;   /* of the memory map that the TLBs were filled from */
     uint8_t maxphyaddr;
     unsigned translate_heat;      /* translate: executions of a block before it is translated; 0: at once */
+    unsigned shadow_policy;       /* enum shadow_policy, before attach() */
 
     /* --- mmu --- */
     uint64_t pdpte[4]; /* PAE: loaded with CR3 */

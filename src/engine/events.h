@@ -38,6 +38,9 @@ static inline bool events_need_care(const struct vcpu *v)
  * that a fault pushes. */
 void events_step_with_care(struct vcpu *v);
 
+/* Straight-line code of the interpreter is at most this long; closer to a count to stop at, single instructions are run. */
+#define EVENTS_RUN_MAX 80u
+
 /* Runs one record and what ends its run: a record of code_lookup_single(). */
 void events_run_single(struct vcpu *v, const struct insn *in);
 

@@ -1,0 +1,88 @@
+/* Instructions of translated code that run in C, and the way back into it.
+ *
+ * The registers are in struct vcpu meanwhile, as the interpreter has them. Translated code is resumed only if nothing has
+ * happened that the engine's loop must look at: control goes where it was expected to, the mode is the same, the block has
+ * not been written, nothing is pending, no mapping has changed.
+ */
+#include "cpu/fast.h"
+#include "engine/events.h"
+#include "engine/translate/internal.h"
+#include "mmu/shadow.h"
+
+uint64_t mapping_epoch(const struct translate *t)
+{
+    const struct shadow_counters *c = shadow_counters(t->v);
+    return c->flushes + c->page_flushes + c->switches;
+}
+
+void gs_base_update(struct translate *t)
+{
+    uint64_t base = shadow_base(t->v);
+    if (base == t->gs_now)
+        return;
+    t->gs_now = base;
+    __asm__ volatile("wrgsbase %0" : : "r"(base) : "memory");
+}
+
+bool vectors_allowed(struct translate *t, bool avx)
+{
+    struct vcpu *v = t->v;
+    bool sse = !(v->cr0 & (CR0_EM | CR0_TS)) && (v->cr4 & CR4_OSFXSR) && !(v->fpu.mxcsr & MXCSR_MM);
+    bool wide = !(v->cr0 & CR0_TS) && (v->cr4 & CR4_OSXSAVE) && (v->xcr0 & 6) == 6 && t->have_avx;
+    if (!sse || (avx && !wide))
+        return false;
+    v->translated.sse_missing = 0;
+    v->translated.avx_missing = !wide;
+    return true;
+}
+
+void count_sync(struct translate *t, const struct block *block, unsigned index)
+{
+    if (t->counted)
+        t->v->instructions = t->until - t->v->translated.left - (block->insns - index);
+}
+
+static bool may_resume(struct translate *t, const struct block *block, uint64_t rip)
+{
+    struct vcpu *v = t->v;
+    __atomic_store_n(&v->poll, (uintptr_t)&v->poll, __ATOMIC_SEQ_CST); /* before `pending` is looked at */
+    return v->rip == rip && !block->dead && v->activity == ACTIVITY_RUNNING && !events_need_care(v) &&
+           !events_must_take_pending(v) && v->flat && v->tlb != &v->tlbs[TLB_NONE] && translate_key(v) == t->key &&
+           (v->regs[RSP] & (t->key & KEY_NARROW ? 3 : 7)) == 0 && t->epoch == mapping_epoch(t) &&
+           t->code_generation == v->code_generation && v->memory_generation == memory_generation(v->memory);
+}
+
+uint64_t resume_at(struct translate *t, const struct block *block, uint64_t rip, uint32_t host)
+{
+    uint64_t resume = (uintptr_t)t->execute + host;
+    if (!may_resume(t, block, rip))
+        return 0;
+    if (block->vector) {
+        if (!vectors_allowed(t, block->avx))
+            return 0;
+        resume |= RESUME_VECTORS;
+    }
+    gs_base_update(t);
+    return resume;
+}
+
+uint64_t translate_call(struct vcpu *v, uint64_t number)
+{
+    struct translate *t = translate_of(v);
+    struct call_site *site = &t->sites[number];
+    const struct block *block = &t->blocks[site->block];
+    const struct insn *in = &site->in[0];
+    t->counters.helper_calls++;
+    count_sync(t, block, site->index);
+    v->regs[GPR_PAGE] = block_rip(t, block) & ~PAGE_OFFSET_MASK;
+    v->rip = v->regs[GPR_PAGE] + in->off;
+    uint64_t next = rip_cut(in, v->rip + in->len);
+    __atomic_store_n(&v->instructions_stop, UINT64_MAX, __ATOMIC_SEQ_CST);
+    if (atomic_load(&v->pending) != 0)
+        v->instructions_stop = 0;
+    events_run_single(v, in);
+    uint64_t resume = resume_at(t, block, next, site->resume);
+    if (resume == 0)
+        v->translated.exit = EXIT_RETURNED;
+    return resume;
+}

@@ -1,0 +1,282 @@
+/* What the translator's files share.
+ *
+ * Registers while translated code runs:
+ *
+ *     guest RAX RDX RBX RSI RDI RBP R8 R9 R12 R13    themselves
+ *     guest RCX, RSP                                 host R10, R14
+ *     guest R10 R11 R14 R15                          in vcpu.regs
+ *     host R11 "S", RCX "T"                          scratch
+ *     host R15                                       the state: vcpu + STATE_BIAS, 62 mod 64: a count for 4-byte alignment
+ *     host RSP                                       the shadow return stack, 61 mod 64: a count for 8-byte alignment
+ *     GS base                                        the shadow table
+ *
+ * In 32-bit code the guest has R8 and above not at all; host R8, R9, R12, R13 then hold the constants 12, 10, 11, 9.
+ *
+ * Flags. The guest's arithmetic flags are in the host's, and what is emitted leaves them alone. Where a check needs flags (an
+ * access that may be unaligned) they are first saved to vcpu.status; until the next instruction that sets all of them, they
+ * are "in memory", and faults and calls take them from there (MAP_STATUS).
+ *
+ * A block is straight-line code from its first instruction, with conditional branches out of it on the way. It has three
+ * entries: far (checks that the address space still has this piece of code here), poll (looks whether the monitor wants
+ * something; what backward branches take) and near.
+ *
+ * An instruction's host code first computes, in S and T only, and changes the guest's state last, so that a fault anywhere in
+ * it finds the state of the instruction's start, and it can be run again from there or in the interpreter.
+ *
+ * A piece is one virtual page's worth of code: (virtual page, physical page, key). The key says what the code was translated
+ * for: privilege, width, and in 32-bit code whether FS and GS are plain (KEY_*). Branches within a piece, or between pieces
+ * of one large page, need no check.
+ */
+#ifndef RING3_TRANSLATE_INTERNAL_H
+#define RING3_TRANSLATE_INTERNAL_H
+
+#include <signal.h>
+
+#include "cpu/insn.h"
+#include "engine/translate/emit.h"
+#include "engine/translate/reencode.h"
+#include "engine/translate/translate.h"
+
+#define STATE_BIAS 62
+#define S H11
+#define T HCX
+#define STATE H15
+#define H_GUEST_RCX H10
+#define H_GUEST_RSP H14
+#define SPILLED 0xfe /* host_of[]: the register lives in memory */
+
+/* A field of struct vcpu as seen from the state register. */
+#define STATE_OF(field) MEM(STATE, (int32_t)offsetof(struct vcpu, field) - STATE_BIAS)
+#define STATE_REG(n) MEM(STATE, (int32_t)(offsetof(struct vcpu, regs) + 8 * (n)) - STATE_BIAS)
+
+#define KEY_USER 1u
+#define KEY_NARROW 2u /* 32-bit code, flat segments */
+#define KEY_FS_PLAIN 4u
+#define KEY_GS_PLAIN 8u
+#define KEY_TABLE 3u /* the bits that choose jump cache and return stack */
+
+#define CACHE_SIZE (64 * MiB)
+#define BLOCKS_MAX (192u * 1024)
+#define MAPS_MAX (2u * 1024 * 1024)
+#define EXITS_MAX (512u * 1024)
+#define SITES_MAX (256u * 1024)
+#define PIECES_MAX 32768u
+#define BLOCK_INSNS_MAX 64u
+#define BLOCK_BYTES_MAX 24576u /* no block's host code is longer */
+#define HASH_SIZE 65536u
+#define JUMPS 65536u /* entries of a jump cache: by the low 16 bits of RIP */
+#define RETURN_STACK_SIZE (64 * KiB)
+#define RETURN_FRAME 64u
+#define FORMS_SIZE 16384u
+
+struct piece {
+    uint64_t gpfn, vpage;
+    uint32_t id;          /* never 0 */
+    uint8_t key;
+    bool large;           /* mapped by a large page */
+    uint8_t rewrites;     /* how often its code was written */
+    uint32_t next;        /* in its bucket by gpfn: id */
+    uint32_t blocks;      /* first block: number + 1 */
+    uint64_t code[PAGE_SIZE / 16 / 64]; /* bit n: some block covers bytes 16n to 16n + 15 */
+};
+
+struct block {
+    uint32_t code;        /* offset of the far entry in the cache */
+    uint32_t size;
+    uint16_t poll, near;  /* entries, from `code` */
+    uint16_t off, guest_bytes;
+    uint16_t insns;
+    bool dead, vector, avx;
+    uint32_t piece;
+    uint32_t map;         /* first of `insns` entries */
+    uint32_t next_in_piece, next_in_hash; /* numbers + 1 */
+    uint32_t incoming;    /* exits that are linked here: number + 1 */
+    uint32_t exits, exit_count; /* its own */
+};
+
+/* One guest instruction of a block. */
+#define MAP_STATUS 1u     /* the flags are in memory where it may fault */
+#define MAP_ALIGN 2u      /* an unaligned address faults by itself */
+#define MAP_VECTOR 4u
+struct map {
+    uint16_t host;        /* start of its code, from block.code */
+    uint16_t off;         /* of the instruction in its page */
+    uint8_t len;
+    uint8_t address;      /* host register that holds the linear address when the access faults; H_NONE */
+    uint8_t size;         /* of the access */
+    uint8_t flags;
+};
+
+enum exit_kind { EXIT_DIRECT, EXIT_FAR_MISS, EXIT_INTERPRET, EXIT_COUNT, EXIT_CHECK };
+
+/* A way out of a block to a known place. */
+struct exit_site {
+    uint32_t jump;        /* offset of the 32-bit distance that is linked */
+    uint32_t stub;        /* where it leads while it is not linked */
+    uint32_t block;
+    uint32_t to;          /* block number + 1 when linked */
+    uint32_t next_incoming, prev_incoming;
+    uint16_t executed;    /* instructions of the block that are done when it is taken */
+    uint8_t kind;         /* enum exit_kind */
+    bool backward;        /* its branch leads back: link to the entry that polls */
+    uint64_t rip;
+};
+
+/* A call of a C function for one instruction. */
+struct call_site {
+    struct insn in[2];    /* with the end of the run behind it */
+    uint32_t block;
+    uint32_t resume;      /* offset in the cache */
+    uint16_t index;       /* of the instruction in its block */
+    uint16_t status;      /* nonzero: flags are in memory */
+};
+
+/* How an instruction at a place is to be emitted, learnt from faults. */
+#define FORM_UNALIGNED 1u
+#define FORM_CALL 2u
+#define FORM_MISS 4u
+struct form {
+    uint64_t where;       /* piece id, offset */
+    uint8_t form, misses, refused;
+};
+
+/* vcpu.translated.exit: the number of an exit site, or one of these. */
+#define EXIT_FAULTED 0xffffffffu   /* fault.c's handler has noted why */
+#define EXIT_RETURNED 0xfffffffdu  /* the state is complete in struct vcpu */
+#define EXIT_UNDERFLOW 0xfffffffeu /* a return to vcpu.translated.s that no call had announced */
+/* Where to go on, as C returns it to translated code: an offset in the execute view, plus this to load vector registers. */
+#define RESUME_VECTORS (1ull << 62)
+
+/* Offsets of common code in the cache; [1] is for narrow code. */
+struct trampolines {
+    uint32_t enter[2];        /* void (struct vcpu *, const void *host | RESUME_VECTORS) */
+    uint32_t exit[2];         /* jumped to with the exit in T */
+    uint32_t leave[2];        /* the same with vcpu.translated.exit set */
+    uint32_t leave_status[2]; /* and with the flags in memory */
+    uint32_t call[2], call_status[2]; /* jumped to with the number of a call site in T */
+    uint32_t underflow[2];
+};
+
+struct translate {
+    struct vcpu *v;
+    struct translate_counters counters;
+    int fd;
+    uint8_t *write, *execute; /* the two views of the code cache */
+    uint32_t used, used_base;
+    struct trampolines at;
+    uint8_t *near;        /* one mapping within 2 GiB of struct vcpu: jump caches, return stacks */
+    size_t near_size;
+    struct {
+        uint64_t *tags, *hosts;
+        uint8_t key;      /* what the entries were entered for */
+    } jumps[4];
+    struct {
+        uint8_t *low;     /* first usable byte; a guard page lies below */
+        uint64_t empty;   /* RSP of the empty stack */
+        uint64_t rsp;
+    } returns[2];         /* kernel, user */
+    uint64_t *fetch;      /* the shadow's fetch slots */
+    uint64_t gs_now;      /* what GS base is */
+    struct block *blocks;
+    uint32_t block_count;
+    struct map *maps;
+    uint32_t map_count;
+    struct exit_site *exits;
+    uint32_t exit_count;
+    struct call_site *sites;
+    uint32_t site_count;
+    struct piece **pieces; /* by id - first_id */
+    uint32_t piece_count, first_id;
+    uint32_t *by_gpfn;     /* buckets of pieces: ids */
+    uint32_t *hash;        /* blocks by (piece, off): number + 1 */
+    uint8_t *heat;
+    struct form *forms;
+    uint64_t code_generation;
+    bool counted;
+    uint64_t until;
+    uint8_t key;           /* of the code being run */
+    int entered;           /* index into `returns` of the code that runs or is to be resumed; -1: none */
+    uint64_t epoch;        /* see mapping_epoch() */
+    uint32_t from_exit;    /* exit to be linked to the next block: number + 1 */
+    bool from_jump;        /* the next block is an indirect branch's target */
+    sigset_t signals_before; /* of the thread in run() */
+    bool have_avx, have_fsgsbase;
+    /* Left by the fault handler for the monitor. */
+    struct {
+        uint64_t rip, gva, address;
+        uint32_t error;
+        uint8_t signal, trap;
+    } fault;
+};
+
+static inline struct translate *translate_of(const struct vcpu *v)
+{
+    return v->engine_opaque;
+}
+
+/* ---- blocks.c: pieces, blocks, links ---- */
+bool blocks_create(struct translate *t, struct error *err);
+void blocks_destroy(struct translate *t);
+/* Forgets all translations. Not while translated code is to be resumed. */
+void blocks_flush(struct translate *t);
+uint8_t translate_key(const struct vcpu *v);
+/* The piece of code at CS:RIP, entered in the fetch slots; NULL if it cannot be fetched from RAM (the interpreter says why). */
+struct piece *piece_current(struct translate *t);
+struct piece *piece_get(const struct translate *t, uint32_t id);
+struct block *block_find(const struct translate *t, const struct piece *piece, unsigned off);
+/* The block for CS:RIP if there is one or it is warm enough to be translated now; NULL: interpret. */
+struct block *block_current(struct translate *t);
+/* Enters a new block in its lists. */
+void block_enter(struct translate *t, struct piece *piece, struct block *block);
+struct block *block_of_host(const struct translate *t, uint64_t host_rip);
+void block_kill(struct translate *t, struct block *block);
+void exit_link(struct translate *t, struct exit_site *exit, struct block *to);
+/* struct vcpu's code_written hook. */
+bool blocks_written(struct vcpu *v, gpa_t gpa, unsigned size);
+/* Empties shadow return stacks, and jump caches where asked. */
+void returns_reset(struct translate *t);
+void jumps_reset(struct translate *t, unsigned table);
+void jumps_enter(struct translate *t, uint64_t rip, const struct block *block);
+struct form *form_of(struct translate *t, uint32_t piece, unsigned off, bool create);
+
+static inline uint32_t block_number(const struct translate *t, const struct block *block)
+{
+    return (uint32_t)(block - t->blocks);
+}
+
+static inline uint64_t block_rip(const struct translate *t, const struct block *block)
+{
+    return piece_get(t, block->piece)->vpage << PAGE_SHIFT | block->off;
+}
+
+/* ---- trampolines.c ---- */
+/* Writes the common code at the start of the cache. */
+void trampolines_emit(struct translate *t);
+/* Runs translated code at `resume` (an address in the execute view, perhaps with RESUME_VECTORS) until something leaves it. */
+void translated_enter(struct translate *t, uint64_t resume);
+
+/* ---- lower*.c ---- */
+/* Translates the block at `off` of the piece. NULL if its first instruction cannot be in a block. */
+struct block *block_translate(struct translate *t, struct piece *piece, unsigned off);
+
+/* ---- fault.c ---- */
+bool fault_attach(struct translate *t, struct error *err);
+void fault_detach(struct translate *t);
+/* After translated code has faulted: puts it right. Returns where to go on, or 0 with the state in struct vcpu. */
+uint64_t fault_handle(struct translate *t);
+
+/* ---- call.c ---- */
+/* Runs the instruction of a call site in C; called by translated code. Returns where to go on, or 0. */
+uint64_t translate_call(struct vcpu *v, uint64_t site);
+/* After an instruction of `block` has been run in C: whether translated code can go on at `host`; makes it ready. Else 0. */
+uint64_t resume_at(struct translate *t, const struct block *block, uint64_t rip, uint32_t host);
+/* May the guest use the vector registers now? Then they count as loaded from here on. */
+bool vectors_allowed(struct translate *t, bool avx);
+/* Makes GS base the table of the current mode. */
+void gs_base_update(struct translate *t);
+/* When instructions are counted: vcpu.instructions as of instruction `index` of a block that is being executed. */
+void count_sync(struct translate *t, const struct block *block, unsigned index);
+/* Changes with everything that may change what an address means. */
+uint64_t mapping_epoch(const struct translate *t);
+
+#endif

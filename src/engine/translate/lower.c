@@ -1,0 +1,687 @@
+/* Making a block: which instructions it holds, how each is lowered, and what stands before and behind its code.
+ *
+ * COPY instructions are re-encoded with the guest's registers where they are held here and the memory operand at
+ * [register + T]. A guest register that lives in memory is loaded into a scratch register for the one instruction and stored
+ * after it. What is not COPY, or not in a form that this can do, is a call of the interpreter's function.
+ *
+ *     far:    T = fetch slot of the page; T -= identity; zero? else leave
+ *     poll:   T = [vcpu.poll], which faults when the monitor wants something
+ *     near:   vector registers there? enough instructions left (when they are counted)?
+ *             the instructions
+ *             the exits' stubs, the calls of slow ways
+ */
+#include "engine/translate/lower.h"
+
+#include <time.h>
+
+#include "base/check.h"
+#include "cpu/code_cache.h"
+#include "memory/memory.h"
+#include "mmu/access.h"
+#include "mmu/shadow.h"
+
+const uint8_t host_of[16] = {
+    [RAX] = HAX, [RCX] = H10, [RDX] = HDX, [RBX] = HBX,     [RSP] = H14,     [RBP] = HBP, [RSI] = HSI, [RDI] = HDI,
+    [R8] = H8,   [R9] = H9,   [R10] = SPILLED, [R11] = SPILLED, [R12] = H12, [R13] = H13, [R14] = SPILLED, [R15] = SPILLED,
+};
+
+static uint32_t cache_offset(const struct lower *l, const uint8_t *p)
+{
+    return (uint32_t)(p - l->t->write);
+}
+
+/* ---- exits and calls ---- */
+
+uint32_t lower_exit(struct lower *l, enum exit_kind kind, uint64_t rip, unsigned executed)
+{
+    struct translate *t = l->t;
+    uint32_t number = t->exit_count++;
+    t->exits[number] = (struct exit_site){.kind = (uint8_t)kind,
+                                          .rip = l->narrow ? (uint32_t)rip : rip,
+                                          .executed = (uint16_t)executed,
+                                          .block = block_number(t, l->block)};
+    t->exits[number].backward = t->exits[number].rip <= l->rip;
+    return number;
+}
+
+void lower_exit_linked(struct lower *l, uint32_t exit, uint8_t *at)
+{
+    l->t->exits[exit].jump = cache_offset(l, at);
+}
+
+static void stub_jump(struct lower *l, uint8_t *at, uint32_t exit)
+{
+    check(l->stub_count < STUBS_MAX);
+    l->stubs[l->stub_count++] = (struct stub_jump){.at = at, .number = exit};
+}
+
+void lower_exit_jump(struct lower *l, uint32_t exit)
+{
+    stub_jump(l, emit_jmp(&l->e, NULL), exit);
+}
+
+static uint32_t call_site(struct lower *l)
+{
+    struct translate *t = l->t;
+    uint32_t number = t->site_count++;
+    struct call_site *site = &t->sites[number];
+    *site = (struct call_site){.block = block_number(t, l->block), .index = (uint16_t)l->index};
+    site->in[0] = l->in;
+    if (site->in[0].row < ROW_COUNT && insn_rows[site->in[0].row].lowering == LOWER_BRANCH && site->in[0].fn != run_slow)
+        site->in[0].target = NULL;
+    site->in[1] = (struct insn){.fn = run_end, .off = (uint16_t)(l->in.off + l->in.len), .mode = l->in.mode};
+    return number;
+}
+
+static void jump_trampoline(struct lower *l, uint32_t at)
+{
+    emit_jmp(&l->e, l->t->write + at);
+}
+
+void lower_call(struct lower *l)
+{
+    uint32_t site = call_site(l);
+    emit_mov_imm(&l->e, T, site);
+    jump_trampoline(l, (l->status ? l->t->at.call_status : l->t->at.call)[l->narrow]);
+    l->t->sites[site].resume = cache_offset(l, l->e.p);
+    l->t->sites[site].status = l->status;
+    l->status = false;
+    l->aligned4 = l->aligned8 = 0;
+    l->writes = 0;
+}
+
+void lower_status_save(struct lower *l)
+{
+    if (l->status)
+        return;
+    struct emit *e = &l->e;
+    emit_mov_rr(e, T, HAX);
+    emit8(e, 0x9f); /* lahf; seto al */
+    emit8(e, 0x0f), emit8(e, 0x90), emit8(e, 0xc0);
+    emit_store16(e, STATE_OF(status), HAX);
+    emit_mov_rr(e, HAX, T);
+    l->status = true;
+    l->map->flags |= MAP_STATUS;
+}
+
+void lower_status_restore(struct lower *l)
+{
+    if (!l->status)
+        return;
+    struct emit *e = &l->e;
+    emit_mov_rr(e, T, HAX);
+    emit_rm(e, 0, 0x0fb7, HAX, STATE_OF(status));
+    emit8(e, 0x04), emit8(e, 0x7f); /* add al, 0x7f; sahf */
+    emit8(e, 0x9e);
+    emit_mov_rr(e, HAX, T);
+    l->status = false;
+}
+
+void lower_rsp_check(struct lower *l)
+{
+    struct emit *e = &l->e;
+    lower_status_restore(l);
+    emit_shlx(e, T, H_GUEST_RSP, l->narrow ? STATE : HSP);
+    uint8_t *aligned = emit_jrcxz(e);
+    lower_exit_jump(l, lower_exit(l, EXIT_INTERPRET, l->next, l->index + 1));
+    emit_short_here(e, aligned);
+}
+
+/* ---- COPY ---- */
+
+static const ZydisDecodedOperand *memory_operand(const struct lower *l)
+{
+    for (unsigned i = 0; i < l->z.operand_count_visible; i++)
+        if (l->ops[i].type == ZYDIS_OPERAND_TYPE_MEMORY)
+            return &l->ops[i];
+    return NULL;
+}
+
+/* Instructions whose row says COPY, or would say so but for forms that share the mnemonic, which may not be copied. */
+static bool may_copy(const struct lower *l)
+{
+    const struct insn_use *use = &l->use;
+    if (use->x87 || use->mmx)
+        return false;
+    switch (l->in.row) {
+    case ROW_MOV:
+        for (unsigned i = 0; i < 2; i++)
+            if (l->in.op_kind[i] == OPERAND_SEG || l->in.op_kind[i] == OPERAND_CR || l->in.op_kind[i] == OPERAND_DR)
+                return false;
+        return true;
+    case ROW_CLD: /* DF is not in the host's flags */
+    case ROW_STD:
+    case ROW_LEAVE:
+        return false;
+    case ROW_BT: /* a register's bit number reaches beyond the operand */
+    case ROW_BTS:
+    case ROW_BTR:
+    case ROW_BTC:
+        return !use->memory || l->in.op_kind[1] == OPERAND_IMM;
+    default: return insn_rows[l->in.row].lowering == LOWER_COPY;
+    }
+}
+
+/* The registers of one instruction: which guest registers are loaded to scratch registers for it. */
+struct loan {
+    uint8_t guest[2], host[2];
+    unsigned count;
+};
+
+static bool lend(struct loan *loan, bool *s_free, bool *t_free, unsigned guest, bool must_be_rcx)
+{
+    if (loan->count == 2)
+        return false;
+    unsigned host;
+    if (*t_free) {
+        host = T;
+        *t_free = false;
+    } else if (*s_free && !must_be_rcx) {
+        host = S;
+        *s_free = false;
+    } else {
+        return false;
+    }
+    loan->guest[loan->count] = (uint8_t)guest;
+    loan->host[loan->count++] = (uint8_t)host;
+    return true;
+}
+
+/* RCX itself is needed: as a count in CL, or as CH. */
+static bool needs_rcx(const struct lower *l)
+{
+    return reencode_reads_rcx(&l->z, l->ops) || (l->use.gpr_high & (1u << RCX));
+}
+
+static bool plan_loans(const struct lower *l, bool memory, struct loan *loan, struct reencode_map *map)
+{
+    bool t_free = true, s_free = !memory;
+    for (unsigned i = 0; i < 16; i++)
+        map->gpr[i] = host_of[i] == SPILLED ? (uint8_t)H_NONE : host_of[i];
+    if (needs_rcx(l)) {
+        if (!lend(loan, &s_free, &t_free, RCX, true))
+            return false;
+        if (l->use.gpr_high & (1u << RCX))
+            map->gpr[RCX] = HCX;
+        map->rcx_ready = true;
+    }
+    for (unsigned guest = R10; guest <= R15; guest++) {
+        if (host_of[guest] != SPILLED || !(l->use.gpr_explicit & (1u << guest)))
+            continue;
+        if (!lend(loan, &s_free, &t_free, guest, false))
+            return false;
+        map->gpr[guest] = loan->host[loan->count - 1];
+    }
+    for (unsigned i = 0; i < 16; i++)
+        if (map->gpr[i] == H_NONE)
+            map->gpr[i] = HCX; /* not named */
+    return true;
+}
+
+static void loans_begin(struct lower *l, const struct loan *loan)
+{
+    for (unsigned i = 0; i < loan->count; i++) {
+        unsigned guest = loan->guest[i];
+        if (guest == RCX)
+            emit_mov_rr(&l->e, loan->host[i], H_GUEST_RCX);
+        else if (l->use.gpr_read >> guest & 1)
+            emit_load(&l->e, loan->host[i], STATE_REG(guest));
+    }
+}
+
+static void loans_end(struct lower *l, const struct loan *loan)
+{
+    for (unsigned i = 0; i < loan->count; i++) {
+        unsigned guest = loan->guest[i];
+        if (!(l->use.gpr_written >> guest & 1))
+            continue;
+        if (guest != RCX)
+            emit_store(&l->e, STATE_REG(guest), loan->host[i]);
+        else if (l->use.gpr_high >> RCX & 1)
+            emit_mov_rr(&l->e, H_GUEST_RCX, loan->host[i]);
+    }
+}
+
+/* Flags are read, or some are kept: checks must not touch them. */
+static bool keeps_flags(const struct insn_use *use)
+{
+    return use->flags_read != 0 || (use->flags_written != 0 && !use->all_flags_written);
+}
+
+static bool address_uses_flags(const struct lower *l, unsigned size)
+{
+    return (l->form & (FORM_UNALIGNED | FORM_MISS)) || (size > 8 && !l->use.aligned);
+}
+
+static bool lower_copy(struct lower *l)
+{
+    const ZydisDecodedOperand *memory = l->use.memory ? memory_operand(l) : NULL;
+    if (l->use.memory && memory == NULL)
+        return false; /* a hidden operand */
+    struct loan loan = {.count = 0};
+    struct reencode_map map = {.base = REENCODE_NO_REG, .index = REENCODE_NO_REG};
+    if (!plan_loans(l, memory != NULL, &loan, &map))
+        return false;
+    unsigned size = l->use.memory_size;
+    if (memory != NULL) {
+        if (!lower_memory_possible(l, memory, size, l->use.memory_written))
+            return false;
+        if (keeps_flags(&l->use) && address_uses_flags(l, size))
+            return false;
+        map.base = H11, map.index = loan.count != 0 ? REENCODE_NO_REG : T;
+    }
+    uint8_t code[REENCODE_MAX];
+    unsigned length = reencode(&l->z, l->ops, l->bytes, &map, code);
+    if (length == 0 && memory != NULL && l->use.gpr_high != 0 && loan.count == 0) {
+        map.base = HCX, map.index = REENCODE_NO_REG; /* [rcx] needs no REX */
+        length = reencode(&l->z, l->ops, l->bytes, &map, code);
+    }
+    if (length == 0)
+        return false;
+    if (keeps_flags(&l->use))
+        lower_status_restore(l);
+    if (memory != NULL) {
+        unsigned reg = lower_address(l, memory, size, l->use.aligned);
+        if (map.base == HCX) {
+            emit_lea(&l->e, T, MEM_INDEX(reg, T, 0, 0));
+        } else if (loan.count != 0) {
+            emit_lea(&l->e, S, MEM_INDEX(reg, T, 0, 0));
+        } else if (reg != S) {
+            map.base = (uint8_t)reg;
+            length = reencode(&l->z, l->ops, l->bytes, &map, code);
+        }
+    }
+    if (length == 0) { /* only with S as base does it have a form */
+        emit_mov_rr(&l->e, S, l->map->address);
+        map.base = S;
+        length = reencode(&l->z, l->ops, l->bytes, &map, code);
+        check(length != 0);
+    }
+    if (memory != NULL && (map.base == HCX || loan.count != 0))
+        l->map->address = H_NONE; /* it is gone when the access faults */
+    loans_begin(l, &loan);
+    memcpy(l->e.p, code, length);
+    l->e.p += length;
+    loans_end(l, &loan);
+    if (l->use.all_flags_written)
+        l->status = false;
+    if (l->use.vector) {
+        l->block->vector = true;
+        l->block->avx |= l->use.avx;
+        l->map->flags |= MAP_VECTOR;
+    }
+    return true;
+}
+
+static bool lower_lea(struct lower *l)
+{
+    const ZydisDecodedOperand *op = &l->ops[1];
+    unsigned dest = gpr_number(l->ops[0].reg.value), width = l->in.opsize;
+    if (width == 2 || l->z.address_width == 16)
+        return false;
+    struct emit *e = &l->e;
+    unsigned to = host_of[dest] == SPILLED ? S : host_of[dest];
+    unsigned base = op->mem.base == ZYDIS_REGISTER_NONE ? (unsigned)H_NONE : l->in.base;
+    bool plain = base != H_NONE && l->in.base != GPR_ZERO && l->in.base < 16 && host_of[l->in.base] != SPILLED &&
+                 (op->mem.index == ZYDIS_REGISTER_NONE || host_of[l->in.index] != SPILLED);
+    unsigned reg;
+    if (plain) {
+        struct emit_mem m = {.base = host_of[l->in.base],
+                             .index = op->mem.index == ZYDIS_REGISTER_NONE ? (uint8_t)H_NONE : host_of[l->in.index],
+                             .scale = l->in.scale,
+                             .disp = (int32_t)l->in.disp};
+        if (width == 4 || l->z.address_width == 32)
+            emit_lea32(e, to, m);
+        else
+            emit_lea(e, to, m);
+        reg = to;
+    } else {
+        reg = lower_effective(l, op, S);
+        if (width == 4)
+            emit_mov_rr32(e, to, reg);
+        else if (to != reg)
+            emit_mov_rr(e, to, reg);
+    }
+    if (host_of[dest] == SPILLED)
+        emit_store(e, STATE_REG(dest), to);
+    return true;
+}
+
+/* MOV between registers one of which lives in memory is a load or a store. */
+static bool lower_mov_spilled(struct lower *l)
+{
+    if (l->in.op_kind[0] != OPERAND_REG || l->in.op_kind[1] != OPERAND_REG || l->in.opsize < 4)
+        return false;
+    unsigned dest = l->in.op_reg[0] / 8, src = l->in.op_reg[1] / 8;
+    if ((host_of[dest] == SPILLED) == (host_of[src] == SPILLED))
+        return false;
+    if (host_of[dest] != SPILLED) {
+        if (l->in.opsize == 4)
+            emit_load32(&l->e, host_of[dest], STATE_REG(src));
+        else
+            emit_load(&l->e, host_of[dest], STATE_REG(src));
+    } else if (l->in.opsize == 8) {
+        emit_store(&l->e, STATE_REG(dest), host_of[src]);
+    } else {
+        emit_mov_rr32(&l->e, T, host_of[src]);
+        emit_store(&l->e, STATE_REG(dest), T);
+    }
+    return true;
+}
+
+/* ---- one instruction ---- */
+
+/* Control never comes to the instruction behind it. */
+static bool ends_block(const struct insn *in)
+{
+    switch (in->row) {
+    case ROW_NONE:
+    case ROW_IRET: case ROW_IRETD: case ROW_IRETQ:
+    case ROW_SYSCALL: case ROW_SYSRET: case ROW_SYSENTER: case ROW_SYSEXIT:
+    case ROW_INT: case ROW_INT3: case ROW_INT1:
+    case ROW_UD0: case ROW_UD1: case ROW_UD2:
+    case ROW_HLT: case ROW_RSM:
+    case ROW_JMP: case ROW_CALL: case ROW_RET: return true;
+    default: return false;
+    }
+}
+
+static bool is_nothing(const struct insn *in)
+{
+    switch (in->row) {
+    case ROW_NOP:
+    case ROW_PREFETCH: case ROW_PREFETCHW: case ROW_PREFETCHNTA: case ROW_PREFETCHWT1:
+    case ROW_PREFETCHT0: case ROW_PREFETCHT1: case ROW_PREFETCHT2:
+    case ROW_CLDEMOTE: return true;
+    default: return false;
+    }
+}
+
+/* Keeps RSP's alignment whatever it was. */
+static bool rsp_moves_evenly(const struct lower *l)
+{
+    unsigned unit = natural_size(l) - 1;
+    if (l->in.row == ROW_LEA)
+        return l->in.base == RSP && l->in.index == GPR_ZERO && (l->in.disp & unit) == 0 && l->in.opsize == unit + 1;
+    return (l->in.row == ROW_ADD || l->in.row == ROW_SUB) && l->in.op_kind[0] == OPERAND_REG &&
+           l->in.op_kind[1] == OPERAND_IMM && (l->in.imm & unit) == 0 && l->in.opsize == unit + 1;
+}
+
+static void lower_instruction(struct lower *l)
+{
+    l->writes = l->use.gpr_written;
+    bool done = false;
+    if (l->in.row != ROW_NONE) {
+        done = is_nothing(&l->in) || lower_flow(l) || lower_stack(l);
+        if (!done && l->in.row == ROW_LEA)
+            done = lower_lea(l);
+        else if (!done && l->in.row == ROW_MOV && lower_mov_spilled(l))
+            done = true;
+        else if (!done && may_copy(l))
+            done = lower_copy(l);
+    }
+    if (!done)
+        lower_call(l);
+    else if (!l->ended && (l->writes & (1u << RSP)) && !rsp_moves_evenly(l))
+        lower_rsp_check(l);
+    if (l->status)
+        l->map->flags |= MAP_STATUS;
+    l->aligned4 &= (uint16_t)~l->writes;
+    l->aligned8 &= (uint16_t)~l->writes;
+    if (ends_block(&l->in))
+        l->ended = true;
+}
+
+/* Slow ways of the instruction just emitted come back behind it. */
+static void finish_slow_ways(struct lower *l, unsigned first)
+{
+    uint32_t site = UINT32_MAX;
+    for (unsigned i = first; i < l->stub_count; i++) {
+        if (!l->stubs[i].call || l->stubs[i].number != UINT32_MAX)
+            continue;
+        if (site == UINT32_MAX) {
+            site = call_site(l);
+            l->t->sites[site].resume = cache_offset(l, l->e.p);
+            l->t->sites[site].status = 1;
+        }
+        l->stubs[i].number = site;
+    }
+}
+
+/* Decodes the instruction at `off`; false if it cannot be part of a block. */
+static bool fetch(struct lower *l, const uint8_t *page, unsigned off)
+{
+    enum code_mode mode = l->narrow ? CODE_32_FLAT : CODE_64;
+    unsigned available = PAGE_SIZE - off < INSN_MAX_BYTES ? PAGE_SIZE - off : INSN_MAX_BYTES;
+    memset(l->bytes, 0, sizeof l->bytes);
+    memcpy(l->bytes, page + off, available);
+    if (decode_insn(l->v, mode, l->bytes, available, off, &l->in) != DECODE_OK)
+        return false;
+    l->rip = l->piece->vpage << PAGE_SHIFT | off;
+    l->next = l->rip + l->in.len;
+    if (l->narrow)
+        l->next = (uint32_t)l->next;
+    if (l->in.row == ROW_NONE)
+        return true;
+    ZydisDecoder decoder;
+    decoder_init(&decoder, l->v, mode);
+    if (ZYAN_FAILED(ZydisDecoderDecodeFull(&decoder, l->bytes, available, &l->z, l->ops)))
+        return false;
+    insn_use_of(&l->z, l->ops, &l->use);
+    return true;
+}
+
+/* ---- before and behind ---- */
+
+static void emit_entries(struct lower *l)
+{
+    struct translate *t = l->t;
+    struct emit *e = &l->e;
+    const uint64_t *slot = &t->fetch[l->piece->vpage % SHADOW_FETCH_SLOTS];
+    int64_t distance = (int64_t)((uintptr_t)slot - ((uintptr_t)t->v + STATE_BIAS));
+    l->rip = l->piece->vpage << PAGE_SHIFT | l->block->off;
+    if (distance == (int32_t)distance) {
+        emit_load(e, T, MEM(STATE, distance));
+    } else {
+        emit_mov_imm(e, T, (uintptr_t)slot);
+        emit_load(e, T, MEM(T, 0));
+    }
+    emit_lea(e, T, MEM(T, -(int32_t)l->piece->id));
+    uint8_t *same = emit_jrcxz(e);
+    lower_exit_jump(l, lower_exit(l, EXIT_FAR_MISS, l->rip, 0));
+    emit_short_here(e, same);
+    l->block->poll = (uint16_t)(e->p - l->start);
+    emit_load(e, T, STATE_OF(poll));
+    emit_load32(e, T, MEM(T, 0));
+    l->block->near = (uint16_t)(e->p - l->start);
+}
+
+/* What depends on the whole block: emitted before its first instruction is known to need it, so always when counting, and for
+ * vectors by a second pass. */
+static void emit_vector_check(struct lower *l, bool avx)
+{
+    struct emit *e = &l->e;
+    if (avx)
+        emit_load(e, T, STATE_OF(translated.avx_missing));
+    else
+        emit_load(e, T, STATE_OF(translated.sse_missing));
+    uint8_t *there = emit_jrcxz(e);
+    lower_exit_jump(l, lower_exit(l, EXIT_CHECK, l->rip, 0));
+    emit_short_here(e, there);
+}
+
+static void emit_count(struct lower *l)
+{
+    struct emit *e = &l->e;
+    emit_load(e, T, STATE_OF(translated.left));
+    emit_lea(e, T, MEM(T, INT32_MIN)); /* a 32-bit displacement, to be filled in */
+    l->count_at = e->p - 4;
+    emit_store(e, STATE_OF(translated.left), T);
+    emit_pext(e, T, T, STATE_OF(translated.sign_mask));
+    uint8_t *enough = emit_jrcxz(e);
+    lower_exit_jump(l, lower_exit(l, EXIT_COUNT, l->rip, 0));
+    emit_short_here(e, enough);
+}
+
+/* Gives back what was counted for instructions that are not executed. */
+static void emit_count_back(struct lower *l, unsigned count)
+{
+    struct emit *e = &l->e;
+    if (l->count_at == NULL || count == 0)
+        return;
+    emit_load(e, T, STATE_OF(translated.left));
+    emit_lea(e, T, MEM(T, count));
+    emit_store(e, STATE_OF(translated.left), T);
+}
+
+static void emit_exit(struct lower *l, uint32_t number)
+{
+    struct translate *t = l->t;
+    struct exit_site *exit = &t->exits[number];
+    struct emit *e = &l->e;
+    if (exit->kind == EXIT_DIRECT || exit->kind == EXIT_INTERPRET || exit->kind == EXIT_COUNT) {
+        uint8_t *entry = e->p;
+        emit_count_back(l, l->block->insns - (exit->kind == EXIT_COUNT ? 0u : exit->executed));
+        if (e->p != entry && exit->jump != 0) { /* the way through here is what is linked */
+            emit_target(t->write + exit->jump, entry);
+            lower_exit_linked(l, number, emit_jmp(e, NULL));
+        }
+        for (unsigned i = 0; i < l->stub_count; i++)
+            if (!l->stubs[i].call && l->stubs[i].number == number)
+                emit_target(l->stubs[i].at, entry);
+    } else {
+        for (unsigned i = 0; i < l->stub_count; i++)
+            if (!l->stubs[i].call && l->stubs[i].number == number)
+                emit_target(l->stubs[i].at, e->p);
+    }
+    exit->stub = cache_offset(l, e->p);
+    if (exit->jump != 0)
+        emit_target(t->write + exit->jump, e->p);
+    emit_mov_imm(e, T, number);
+    jump_trampoline(l, t->at.exit[l->narrow]);
+}
+
+static void emit_slow_calls(struct lower *l)
+{
+    for (unsigned i = 0; i < l->stub_count; i++) {
+        if (!l->stubs[i].call)
+            continue;
+        emit_target(l->stubs[i].at, l->e.p);
+        emit_mov_imm(&l->e, T, l->stubs[i].number);
+        jump_trampoline(l, l->t->at.call_status[l->narrow]);
+    }
+}
+
+/* ---- the block ---- */
+
+#define INSN_BYTES_MAX 192u /* host code of one instruction, without its stubs */
+#define BODY_MAX 12288u
+
+static void lower_body(struct lower *l, const uint8_t *page, unsigned off, unsigned limit)
+{
+    struct translate *t = l->t;
+    while (!l->ended && l->index < limit && off < PAGE_SIZE) {
+        if ((uint32_t)(l->e.p - l->start) > BODY_MAX || !fetch(l, page, off))
+            break;
+        const struct form *form = form_of(t, l->piece->id, off, false);
+        l->form = form != NULL ? form->form : 0;
+        l->map = &t->maps[t->map_count++];
+        *l->map = (struct map){.host = (uint16_t)(l->e.p - l->start),
+                               .off = (uint16_t)off,
+                               .len = l->in.len,
+                               .address = H_NONE,
+                               .flags = l->status ? MAP_STATUS : 0};
+        unsigned first_stub = l->stub_count;
+        lower_instruction(l);
+        finish_slow_ways(l, first_stub);
+        l->index++;
+        off += l->in.len;
+    }
+}
+
+struct mark {
+    uint32_t map_count, exit_count, site_count;
+};
+
+static void begin(struct lower *l, const struct mark *mark, unsigned off)
+{
+    struct translate *t = l->t;
+    t->map_count = mark->map_count;
+    t->exit_count = mark->exit_count;
+    t->site_count = mark->site_count;
+    *l->block = (struct block){.code = t->used,
+                               .off = (uint16_t)off,
+                               .piece = l->piece->id,
+                               .map = t->map_count,
+                               .exits = t->exit_count};
+    l->e = (struct emit){.p = l->start, .end = l->start + BLOCK_BYTES_MAX};
+    l->index = l->stub_count = 0;
+    l->status = l->ended = false;
+    l->aligned4 = l->aligned8 = 0;
+    l->count_at = NULL;
+}
+
+static void translate_once(struct lower *l, const struct mark *mark, const uint8_t *page, unsigned off, bool vector, bool avx)
+{
+    begin(l, mark, off);
+    emit_entries(l);
+    if (vector)
+        emit_vector_check(l, avx);
+    if (l->t->counted)
+        emit_count(l);
+    lower_body(l, page, off, BLOCK_INSNS_MAX);
+    if (l->index == 0)
+        return;
+    if (!l->ended) {
+        lower_status_restore(l);
+        uint32_t exit = lower_exit(l, EXIT_DIRECT, l->next, l->index);
+        lower_exit_linked(l, exit, emit_jmp(&l->e, NULL));
+    }
+    struct block *block = l->block;
+    block->insns = (uint16_t)l->index;
+    block->guest_bytes = (uint16_t)(l->map->off + l->map->len - off);
+    block->exit_count = l->t->exit_count - block->exits;
+    emit_slow_calls(l);
+    for (uint32_t i = 0; i < block->exit_count; i++)
+        emit_exit(l, block->exits + i);
+    if (l->count_at != NULL) {
+        int32_t minus = -(int32_t)block->insns;
+        memcpy(l->count_at, &minus, 4);
+    }
+    block->size = (uint32_t)(l->e.p - l->start);
+}
+
+static uint64_t clock_ns(void)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (uint64_t)now.tv_sec * NS_PER_S + (uint64_t)now.tv_nsec;
+}
+
+struct block *block_translate(struct translate *t, struct piece *piece, unsigned off)
+{
+    uint64_t begin_ns = clock_ns();
+    gpa_t gpa = piece->gpfn << PAGE_SHIFT;
+    memory_watch(t->v->memory, piece->gpfn, PAGE_CODE); /* before its bytes are read */
+    mmu_stop_plain_writes(t->v, gpa);
+    struct lower l = {.t = t, .v = t->v, .piece = piece, .narrow = (piece->key & KEY_NARROW) != 0};
+    l.block = &t->blocks[t->block_count];
+    l.start = t->write + t->used;
+    const struct mark mark = {t->map_count, t->exit_count, t->site_count};
+    const uint8_t *page = memory_page(t->v->memory, gpa).hva;
+    translate_once(&l, &mark, page, off, false, false);
+    if (l.index != 0 && l.block->vector)
+        translate_once(&l, &mark, page, off, true, l.block->avx);
+    if (l.index == 0)
+        return NULL;
+    check(l.block->size <= BLOCK_BYTES_MAX);
+    t->used = (t->used + l.block->size + 15) & ~15u;
+    t->block_count++;
+    block_enter(t, piece, l.block);
+    t->counters.blocks++;
+    t->counters.instructions += l.block->insns;
+    t->counters.guest_bytes += l.block->guest_bytes;
+    t->counters.host_bytes += l.block->size;
+    t->counters.translate_ns += clock_ns() - begin_ns;
+    return l.block;
+}
