@@ -38,8 +38,8 @@ struct reencode_map {
  *   - an implicit general register (AL of MUL, RSI of MOVS ...) that `map` does not leave in its place, see `rcx_ready`
  *   - a register in the encoding for which `map` has none
  *   - a branch, a far pointer, a segment, control or debug register
- *   - LEA; memory that the encoding does not name (strings, PUSH, XLAT, MASKMOVQ, CLZERO); gathers; BT, BTS, BTR, BTC of
- *     a memory operand with the bit number in a register, which reach beyond the operand
+ *   - LEA; memory that the encoding does not name (strings, PUSH, XLAT, MASKMOVQ, CLZERO); gathers; BT, BTS, BTR, BTC
+ *     of a memory operand with the bit number in a register, which reach beyond the operand
  *   - instructions that 64-bit mode does not have (BOUND, DAA ...)
  *   - EVEX, XOP, 3DNow!; 16-bit code; XCHG r8, rAX with a meaningless F3 in front, which Zydis takes for PAUSE
  *
