@@ -36,7 +36,7 @@ fuzz-isa: ## compare with the host's processor until stopped or a difference is 
 	@scripts/build.sh $(BUILD) tests/isa/isa_test
 	@$(BUILD)/tests/isa/isa_test --forever
 
-bench: ## measure against native and against QEMU, about ten minutes (RUNS=1 KINDS=cloud: two)
+bench: ## measure against native and against QEMU, about twelve minutes (RUNS=1 MS=50: four)
 	@scripts/setup.sh --if-needed --bench || true
 	@scripts/build.sh $(BUILD)
 	@bench/run.sh

@@ -9,8 +9,8 @@
 #
 # SUBJECT is native, qemu-MACHINE, an engine, or count. ITEM is GUEST.NAME for a row, BOOT is boot-KIND, ROWS is rows-GUEST.
 # Values that were measured several times become their median. A row that was planned and tried and says nothing has
-# failed; so has one that computed something else than the host. Written for any awk (mawk, gawk, busybox): no gensub, no
-# asort, no %d for what may exceed 2^31.
+# failed; so has one that computed something else than the host. Written for mawk and gawk: no gensub, no asort, no %d for
+# what may exceed 2^31.
 
 function rest(from,    i, text) {
     text = $from

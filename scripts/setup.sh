@@ -32,7 +32,8 @@ indexed=yes
 apt-cache show linux-image-686:i386 >/dev/null 2>&1 && apt-cache show linux-image-cloud-amd64 >/dev/null 2>&1 || indexed=no
 # What is already in the cache of guest images needs no package lists.
 images=${RING3_IMAGES:-.cache/guest}
-if [ -s "$images/686/vmlinuz" ] && [ -s "$images/amd64/vmlinuz" ] && [ -s "$images/cloud/vmlinuz" ]; then
+if [ -s "$images/686/vmlinuz" ] && [ -s "$images/amd64/vmlinuz" ] && [ -s "$images/cloud/vmlinuz" ] &&
+    { [ -z "$packages_bench" ] || { [ -d "$images/programs-amd64" ] && [ -d "$images/programs-i386" ]; }; }; then
     i386=yes indexed=yes
 fi
 

@@ -11,8 +11,8 @@
  *   FAIL L NAME REASON...           the row did not come to its end
  *   PLAN L NAME GROUP WHAT...       --list: a row that there is
  *
- * PATTERNS is a list with commas of shell patterns for NAME or L.NAME. --text writes KIB KiB of words, which compress as
- * text does.
+ * PATTERNS is a list with commas of shell patterns for NAME or L.NAME. --text writes KIB KiB of words, which compress
+ * as text does.
  *
  * How a time is found. The number of rounds is doubled until they take a fifth of the budget (--ms, 200 by default);
  * this many rounds are then repeated until the budget is used up, and the fastest repetition counts: what a scheduler,
@@ -175,8 +175,8 @@ static int text_write(const char *path, uint64_t size)
     while (at < size) {
         uint64_t r = random_next(&seed);
         const char *word = words[r >> 8 & 31];
-        at += (uint64_t)(r % 8 == 0 ? fprintf(file, "%s-%x\n", word, (unsigned)(r >> 16 & 0xfff)) :
-                                      fprintf(file, "%s ", word));
+        at += (uint64_t)(r % 8 == 0 ? fprintf(file, "%s-%x\n", word, (unsigned)(r >> 16 & 0xfff))
+                                    : fprintf(file, "%s ", word));
     }
     if (fclose(file) != 0 || truncate(path, (off_t)size) != 0)
         bench_die(path);
@@ -195,8 +195,8 @@ int main(int argc, char **argv)
     struct options options = {MS_DEFAULT * UINT64_C(1000000), NULL, sizeof(void *) == 8 ? "64" : "32", NULL};
     const struct {
         const char *name, **value;
-    } words[] = {{"--only", &options.only},           {"--label", &options.label}, {"--group", &options.group},
-                 {"--bin", &bench_bin},               {"--data", &bench_data},     {"--tmp", &bench_tmp},
+    } words[] = {{"--only", &options.only},      {"--label", &options.label}, {"--group", &options.group},
+                 {"--bin", &bench_bin},          {"--data", &bench_data},     {"--tmp", &bench_tmp},
                  {"--programs", &bench_programs}};
     bool list = false;
     if (argc == 4 && strcmp(argv[1], "--text") == 0)

@@ -19,10 +19,10 @@ struct row {
     const char *name; /* one word, the key in every report */
     const char *what; /* the operation, for people */
     enum row_group group;
-    uint64_t operations;         /* in one round: a time is reported per operation */
-    const char *(*setup)(void);  /* once before the first round, or NULL; returns why the row is skipped, or NULL */
-    void (*run)(uint64_t n);     /* n rounds */
-    void (*teardown)(void);      /* or NULL */
+    uint64_t operations;        /* in one round: a time is reported per operation */
+    const char *(*setup)(void); /* once before the first round, or NULL; returns why the row is skipped, or NULL */
+    void (*run)(uint64_t n);    /* n rounds */
+    void (*teardown)(void);     /* or NULL */
 };
 
 /* A table of rows: compute.c, strings.c, vector.c, system.c, programs.c. */
@@ -36,7 +36,8 @@ extern const struct rows compute_rows, string_rows, vector_rows, system_rows, pr
 extern volatile uint64_t bench_sink;
 
 /* Where the busybox of the rows is, and `true`; where the programs and libraries of Debian's packages are; where the
- * files are that they work on; where files may be made. */
+ * files are that they work on; where files may be made. Absolute, for the programs are started in the folder of data.
+ */
 extern const char *bench_bin, *bench_programs, *bench_data, *bench_tmp;
 
 /* The first round is run for its result: output is kept and summed. */

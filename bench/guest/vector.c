@@ -1,5 +1,5 @@
-/* Floating point: a matrix of doubles by SSE2 and by the x87, whatever the ABI's own choice is; packed floats by SSE and
- * by AVX. In 32-bit programs Debian's compiler uses the x87, in 64-bit ones SSE2. */
+/* Floating point: a matrix of doubles by SSE2 and by the x87, whatever the ABI's own choice is; packed floats by SSE
+ * and by AVX. In 32-bit programs Debian's compiler uses the x87, in 64-bit ones SSE2. */
 #include <immintrin.h>
 
 #include "bench.h"
