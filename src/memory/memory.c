@@ -41,12 +41,42 @@ struct memory {
     void (*written)(void *opaque, gpa_t gpa, unsigned size);
     void *written_opaque;
     uint64_t generation;
+    /* The longest stretch of low RAM that no range lies over: nearly all of it. */
+    gpa_t clear_base;
+    uint64_t clear_size;
     unsigned range_count;
     struct range ranges[MAX_RANGES]; /* newest first */
     uint8_t port_owner[65536];       /* index into port_ranges plus 1 */
     uint64_t port_age;
     struct port_range port_ranges[MAX_PORT_RANGES];
 };
+
+/* How much of low RAM from `base` on no range lies over. */
+static uint64_t clear_from(const struct memory *memory, gpa_t base)
+{
+    gpa_t end = memory->ram_size < MEMORY_LOW_MAX ? memory->ram_size : MEMORY_LOW_MAX;
+    for (unsigned i = 0; i < memory->range_count; i++) {
+        const struct range *range = &memory->ranges[i];
+        if (range->base < end && range->base + (range->size - 1) >= base)
+            end = range->base > base ? range->base : base;
+    }
+    return end > base ? end - base : 0;
+}
+
+static void ranges_changed(struct memory *memory)
+{
+    memory->generation++;
+    memory->clear_base = 0;
+    memory->clear_size = clear_from(memory, 0);
+    for (unsigned i = 0; i < memory->range_count; i++) {
+        gpa_t base = memory->ranges[i].base + memory->ranges[i].size;
+        uint64_t size = clear_from(memory, base);
+        if (size > memory->clear_size) {
+            memory->clear_base = base;
+            memory->clear_size = size;
+        }
+    }
+}
 
 #define VIEW_GUARD (16 * PAGE_SIZE) /* without access, on both sides of a view */
 
@@ -99,6 +129,7 @@ struct memory *memory_create(uint64_t ram_size, struct log *log, struct error *e
                               MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (memory->page_flags == MAP_FAILED)
         goto fail;
+    ranges_changed(memory);
     return memory;
 fail:
     error_set(err, "the host cannot give %" PRIu64 " MiB of guest memory: %m; choose a smaller -m", (uint64_t)(ram_size / MiB));
@@ -173,6 +204,9 @@ static struct range *range_find(const struct memory *memory, gpa_t gpa)
 struct page_backing memory_page(struct memory *memory, gpa_t gpa)
 {
     gpa &= ~PAGE_OFFSET_MASK;
+    if (likely(gpa - memory->clear_base < memory->clear_size))
+        return (struct page_backing){
+            .kind = PAGE_RAM, .hva = memory->ram + gpa, .flags = memory->page_flags + (gpa >> PAGE_SHIFT)};
     struct range *range = range_find(memory, gpa);
     if (range != NULL && range->ops != NULL)
         return (struct page_backing){.kind = PAGE_MMIO};
@@ -261,7 +295,7 @@ static bool range_insert(struct memory *memory, struct range range, struct error
     memmove(&memory->ranges[1], &memory->ranges[0], memory->range_count * sizeof range);
     memory->ranges[0] = range;
     memory->range_count++;
-    memory->generation++;
+    ranges_changed(memory);
     return true;
 }
 
@@ -280,7 +314,7 @@ static void range_remove(struct memory *memory, unsigned i)
 {
     memory->range_count--;
     memmove(&memory->ranges[i], &memory->ranges[i + 1], (memory->range_count - i) * sizeof(struct range));
-    memory->generation++;
+    ranges_changed(memory);
 }
 
 void memory_unmap(struct memory *memory, gpa_t base)

@@ -63,7 +63,7 @@ gpa_t mmu_translate_walk(struct vcpu *v, gva_t gva, unsigned flags, struct walk 
     if (tlb == &v->tlbs[TLB_NONE] || (page->kind != PAGE_RAM && page->kind != PAGE_ROM) || (flags & ACCESS_FETCH))
         return walk->gpa;
     if (v->mmu_shadow != NULL)
-        shadow_filled(v, gva, walk, page);
+        shadow_filled(v, (enum tlb_kind)(tlb - v->tlbs), gva, walk, page);
     v->count.tlb_fills++;
     gva_t gva_page = gva & ~PAGE_OFFSET_MASK;
     struct tlb_entry *e = &tlb->entries[gva >> PAGE_SHIFT & (TLB_SIZE - 1)];

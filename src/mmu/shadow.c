@@ -2,8 +2,8 @@
  * shadow_internal.h for the files.
  *
  * Filling. Whoever has walked the guest's tables, for whatever kind of access, enters the page in the tables of all kinds
- * that may use it, with what each may do (SDM vol. 3, 4.6), so that one walk serves all. TLB_KERNEL's tables are used only
- * under SMAP. The walk has set A, and D if the access was a write; as long as D is clear the entry permits reading only, so
+ * that may use it, with what each may do (SDM vol. 3, 4.6), so that one walk serves all; but only the kind that asked for
+ * it is worth a new island. TLB_KERNEL's tables are used only under SMAP. The walk has set A, and D if the access was a write; as long as D is clear the entry permits reading only, so
  * that the first write comes back here. A fault also enters the neighbours that the guest's A bits recommend: their D bit
  * decides alike.
  *
@@ -63,8 +63,8 @@ static void destroy(struct shadow *s)
         free(s->spaces[i].fetch);
     }
     free(s->global.records);
-    if (s->written_to != NULL)
-        munmap(s->written_to, s->written_size);
+    if (s->writers != NULL)
+        munmap(s->writers, s->writers_size);
     tracker_destroy(s);
     free(s);
 }
@@ -83,10 +83,10 @@ bool shadow_create(struct vcpu *v, enum shadow_policy policy, struct error *err)
     for (unsigned i = 0; i < SPACES; i++)
         s->spaces[i].tag = SPACE_FREE;
     s->large_low = UINT64_MAX;
-    s->written_size = ((s->ram_size >> PAGE_SHIFT) / 64 + 1) * 8;
-    s->written_to = mmap(NULL, s->written_size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    if (s->written_to == MAP_FAILED) {
-        s->written_to = NULL;
+    s->writers_size = (s->ram_size >> PAGE_SHIFT) * sizeof *s->writers;
+    s->writers = mmap(NULL, s->writers_size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (s->writers == MAP_FAILED) {
+        s->writers = NULL;
         destroy(s);
         return error_set(err, "no memory for shadow page tables: %m");
     }
@@ -184,7 +184,8 @@ static unsigned rights_by_kind(const struct vcpu *v, const struct walk *walk, bo
     return rights;
 }
 
-static bool fill(struct shadow *s, gva_t gva, const struct walk *walk, const struct page_backing *page, bool may_evict)
+static bool fill(struct shadow *s, enum tlb_kind kind, gva_t gva, const struct walk *walk,
+                 const struct page_backing *page, bool may_evict)
 {
     struct vcpu *v = s->v;
     if (page->kind != PAGE_RAM)
@@ -193,26 +194,26 @@ static bool fill(struct shadow *s, gva_t gva, const struct walk *walk, const str
     if (s->tracker != NULL && !global)
         tracker_use(s, gva, walk);
     bool watched = __atomic_load_n(page->flags, __ATOMIC_RELAXED) & PAGE_WATCHED; /* perhaps just now */
+    uint64_t number = gva >> PAGE_SHIFT & (WIDE_PAGES - 1);
+    bool wide = v->code_mode == CODE_64;
     struct record record = {
-        .page = gva >> PAGE_SHIFT & (WIDE_PAGES - 1),
-        .wide = v->code_mode == CODE_64,
-        .size = shadow_leaf_size(walk),
-        .rights = rights_by_kind(v, walk, watched),
+        .key = key_make(number, wide, shadow_leaf_size(walk), rights_by_kind(v, walk, watched)),
         .frame = (uint32_t)(((uint64_t)(uintptr_t)page->hva - s->view[RIGHT_WRITE]) >> PAGE_SHIFT),
     };
-    if (!record.wide && record.page >= NARROW_USED)
+    if (!wide && number >= NARROW_USED)
         return false;
     shadow_note_large(s, gva, walk);
-    return record_enter(s, &record, global, may_evict);
+    return record_enter(s, &record, kind, global, may_evict);
 }
 
-void shadow_filled(struct vcpu *v, gva_t gva, const struct walk *walk, const struct page_backing *page)
+void shadow_filled(struct vcpu *v, enum tlb_kind kind, gva_t gva, const struct walk *walk,
+                   const struct page_backing *page)
 {
     v->mmu_shadow->count.fills++;
-    fill(v->mmu_shadow, gva, walk, page, true);
+    fill(v->mmu_shadow, kind, gva, walk, page, true);
 }
 
-static void prefill(struct shadow *s, gva_t gva, const struct walk *walk)
+static void prefill(struct shadow *s, enum tlb_kind kind, gva_t gva, const struct walk *walk)
 {
     struct vcpu *v = s->v;
     for (int side = -1; side <= 1; side += 2) {
@@ -223,7 +224,7 @@ static void prefill(struct shadow *s, gva_t gva, const struct walk *walk)
                 !walk_sibling(v, gva, walk, side * i, &sibling))
                 continue;
             struct page_backing page = memory_page(v->memory, sibling.gpa);
-            if (fill(s, to, &sibling, &page, false))
+            if (fill(s, kind, to, &sibling, &page, false))
                 s->count.prefills++;
         }
     }
@@ -241,10 +242,10 @@ bool shadow_fault(struct vcpu *v, gva_t gva, bool write)
     mmu_translate_walk(v, gva, access_current(v) | (write ? ACCESS_WRITE : 0), &walk, &page);
     if (page.kind != PAGE_RAM)
         return false;
-    prefill(s, gva, &walk);
+    enum tlb_kind kind = (enum tlb_kind)(v->tlb - v->tlbs);
+    prefill(s, kind, gva, &walk);
     const struct record *record = record_find(s, gva >> PAGE_SHIFT & (WIDE_PAGES - 1), v->code_mode == CODE_64);
-    unsigned kind = (unsigned)(v->tlb - v->tlbs);
-    return record != NULL && right_of(record->rights, kind) >= (write ? RIGHT_WRITE : RIGHT_READ);
+    return record != NULL && key_right(record->key, kind) >= (write ? RIGHT_WRITE : RIGHT_READ);
 }
 
 /* ---- invalidation ---- */

@@ -80,7 +80,7 @@ bool shadow_is_read_only_view(const struct vcpu *v, uintptr_t host_address);
 bool shadow_fault(struct vcpu *v, gva_t gva, bool write);
 
 /* Called by mmu/access.c and cpu/control.c; no-ops while v->mmu_shadow is NULL. */
-void shadow_filled(struct vcpu *v, gva_t gva, const struct walk *walk, const struct page_backing *page);
+void shadow_filled(struct vcpu *v, enum tlb_kind kind, gva_t gva, const struct walk *walk, const struct page_backing *page);
 void shadow_flush(struct vcpu *v, bool global_too);          /* this address space; with global pages: everything */
 void shadow_flush_non_global(struct vcpu *v);                /* all address spaces */
 void shadow_flush_page(struct vcpu *v, gva_t gva);           /* INVLPG: in this address space, and global */

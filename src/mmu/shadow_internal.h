@@ -31,34 +31,77 @@
 
 /* What an entry permits. */
 enum right { RIGHT_NONE, RIGHT_READ, RIGHT_WRITE };
-#define RIGHTS_WRITE 0x2au /* RIGHT_WRITE of every kind */
-
-static inline unsigned right_of(unsigned rights, unsigned kind)
-{
-    return rights >> 2 * kind & 3;
-}
 
 /* The page that a record is about, and the size of the guest's page that it is a piece of. */
 enum leaf_size { LEAF_4K, LEAF_2M, LEAF_4M, LEAF_1G };
 
 struct record {
-    uint64_t page : 36;  /* gva bits 47:12 */
-    uint64_t wide : 1;
-    uint64_t size : 2;   /* enum leaf_size */
-    uint64_t rights : 6; /* enum right, two bits a kind */
-    uint32_t frame;      /* page of the memfd */
+    uint64_t key;   /* see below */
+    uint32_t frame; /* page of the memfd */
 } __attribute__((packed, aligned(4)));
 _Static_assert(sizeof(struct record) == 12, "logs are long");
 
+/* A key, from bit 0: page (gva bits 47:12), wide, enum leaf_size (2), enum right (2 bits a kind). */
+#define KEY_PAGE (WIDE_PAGES - 1)
+#define KEY_WIDE (1ull << 36)
+#define KEY_SIZE_SHIFT 37
+#define KEY_RIGHTS_SHIFT 39
+#define KEY_RIGHTS_WRITE (0x2aull << KEY_RIGHTS_SHIFT) /* RIGHT_WRITE of every kind */
+
+#define RIGHTS_ANY 0x15u /* RIGHT_READ of every kind */
+
+static inline uint64_t key_make(uint64_t page, bool wide, enum leaf_size size, unsigned rights)
+{
+    return page | (wide ? KEY_WIDE : 0) | (uint64_t)size << KEY_SIZE_SHIFT | (uint64_t)rights << KEY_RIGHTS_SHIFT;
+}
+
+static inline uint64_t key_page(uint64_t key)
+{
+    return key & KEY_PAGE;
+}
+
+static inline bool key_wide(uint64_t key)
+{
+    return key & KEY_WIDE;
+}
+
+static inline enum leaf_size key_size(uint64_t key)
+{
+    return (enum leaf_size)(key >> KEY_SIZE_SHIFT & 3);
+}
+
+static inline enum right key_right(uint64_t key, unsigned kind)
+{
+    return (enum right)(key >> (KEY_RIGHTS_SHIFT + 2 * kind) & 3);
+}
+
+/* The page's address: canonical, for 64-bit code. */
+static inline gva_t key_gva(uint64_t key)
+{
+    return key_wide(key) ? (uint64_t)((int64_t)(key << 28) >> 28) << PAGE_SHIFT : key_page(key) << PAGE_SHIFT;
+}
+
+static inline uint64_t key_without_write(uint64_t key)
+{
+    return (key & ~KEY_RIGHTS_WRITE) | (key & KEY_RIGHTS_WRITE) >> 1;
+}
+
+/* The number of an island: page / ISLAND_PAGES, and `wide`. */
+static inline uint64_t key_island(uint64_t key)
+{
+    return (key & (KEY_PAGE | KEY_WIDE)) >> ISLAND_SHIFT;
+}
+#define ISLAND_WIDE (KEY_WIDE >> ISLAND_SHIFT)
+
 /* In an island: number of the page's record plus 1, 0 for none; in the log of global pages or of the current space. */
 #define REF_GLOBAL 0x80000000u
+#define WRITERS_MANY 0xffffffffu
 
 struct island {
-    uint64_t number;     /* page / ISLAND_PAGES, doubled, plus `wide` */
-    struct island *next; /* in its bucket */
-    uint16_t live;       /* records */
-    uint16_t large;      /* of those, pieces of large pages */
-    uint8_t kinds;       /* bit by kind: the table's piece is there */
+    uint64_t number;
+    struct island *next;    /* in its bucket */
+    uint64_t *chunk[KINDS]; /* the table's piece, or the shadow's `nowhere` */
+    bool large;             /* there has been a piece of a large page */
     uint32_t ref[ISLAND_PAGES];
 };
 
@@ -96,15 +139,15 @@ struct shadow {
     enum shadow_policy policy;
     uint8_t *reserved; /* guard pages, then the tables */
     uint64_t reserved_size;
-    uint64_t guard;              /* the address that poison leads to, less 1 */
     uint64_t *table[2][KINDS];   /* [wide] */
-    uint64_t view[3];            /* by enum right: RAM read-only and read-write */
+    uint64_t view[3];            /* by enum right: where poison leads; RAM read-only, read-write */
     uint64_t ram_size;
     const uint8_t *page_flags;
 
     struct island *buckets[ISLAND_BUCKETS];
     struct island *last; /* found last; may be NULL */
     unsigned chunks;
+    uint64_t nowhere[ISLAND_PAGES]; /* takes the poison of chunks that do not exist */
 
     uint64_t clock; /* of switches, for `last_used` */
     struct space *current;
@@ -112,8 +155,9 @@ struct shadow {
     struct space global;
     uint64_t capacity; /* of all logs */
 
-    uint64_t *written_to;  /* bitmap of frames: an entry in a table may permit writing */
-    uint64_t written_size; /* of the bitmap in bytes */
+    /* By frame, which entries in the tables permit writing: 0 none; a ref, at most that one; or WRITERS_MANY. */
+    uint32_t *writers;
+    uint64_t writers_size; /* in bytes */
     gva_t large_low, large_high; /* all large pages of which pieces were entered, here or in kept logs, lie between */
     unsigned sizes_seen;         /* bit by enum leaf_size */
 
@@ -126,15 +170,37 @@ struct shadow {
     struct shadow_counters count;
 };
 
-static inline gva_t page_gva(uint64_t page, bool wide)
-{
-    uint64_t gva = page << PAGE_SHIFT;
-    return wide ? (uint64_t)((int64_t)(gva << 16) >> 16) : gva;
-}
-
 static inline bool frame_is_watched(const struct shadow *s, uint32_t frame)
 {
     return __atomic_load_n(&s->page_flags[frame], __ATOMIC_RELAXED) & PAGE_WATCHED;
+}
+
+static inline struct space *log_of(struct shadow *s, uint32_t ref)
+{
+    return ref & REF_GLOBAL ? &s->global : s->current;
+}
+
+static inline struct record *record_of(struct shadow *s, uint32_t ref)
+{
+    return &log_of(s, ref)->records[(ref & ~REF_GLOBAL) - 1];
+}
+
+/* Whether the record at this place permits writing to the frame. */
+static inline bool is_writer(struct shadow *s, uint32_t ref, uint32_t frame)
+{
+    if ((ref & ~REF_GLOBAL) > log_of(s, ref)->count)
+        return false;
+    const struct record *record = record_of(s, ref);
+    return record->frame == frame && (record->key & KEY_RIGHTS_WRITE);
+}
+
+/* The record at `ref` is in the tables now, and perhaps permits writing. */
+static inline void frame_note_writer(struct shadow *s, uint32_t ref, const struct record *record)
+{
+    uint32_t *writer = &s->writers[record->frame];
+    if (!(record->key & KEY_RIGHTS_WRITE) || *writer == WRITERS_MANY || *writer == ref)
+        return;
+    *writer = *writer != 0 && is_writer(s, *writer, record->frame) ? WRITERS_MANY : ref;
 }
 
 static inline uint64_t large_pages(enum leaf_size size)
@@ -158,12 +224,13 @@ void table_reclaim(struct shadow *s);
 void table_forget(struct shadow *s);
 /* Makes the entries of the record's page what the record says. Rights that the host has no memory for are taken from it. */
 void entries_write(struct shadow *s, struct island *island, struct record *record);
-/* Poisons them. */
-void entries_clear(struct shadow *s, struct island *island, const struct record *record);
+/* Poisons the entries of a page. */
+void entries_clear(struct shadow *s, struct island *island, uint64_t key);
 
 /* ---- shadow_space.c ---- */
-/* Enters what a walk found. Makes room by evicting, or not: then false means that there is none. */
-bool record_enter(struct shadow *s, const struct record *record, bool global, bool may_evict);
+/* Enters what a walk found: for `for_kind`, and for other kinds where their tables have an island already. Makes room by
+ * evicting, or not: then false means that there is none. */
+bool record_enter(struct shadow *s, const struct record *record, enum tlb_kind for_kind, bool global, bool may_evict);
 /* The record of a page in the tables, or NULL. */
 struct record *record_find(struct shadow *s, uint64_t page, bool wide);
 /* Removes all records of `count` pages from `page` on that are pieces of pages at least as large as `size`. */

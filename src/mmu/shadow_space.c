@@ -62,16 +62,6 @@ static bool log_grow(struct shadow *s, struct space *space)
 
 /* ---- records in the tables ---- */
 
-static struct space *log_of(struct shadow *s, uint32_t ref)
-{
-    return ref & REF_GLOBAL ? &s->global : s->current;
-}
-
-static struct record *record_of(struct shadow *s, uint32_t ref)
-{
-    return &log_of(s, ref)->records[(ref & ~REF_GLOBAL) - 1];
-}
-
 struct record *record_find(struct shadow *s, uint64_t page, bool wide)
 {
     struct island *island = island_find(s, page, wide);
@@ -79,18 +69,9 @@ struct record *record_find(struct shadow *s, uint64_t page, bool wide)
     return ref == 0 ? NULL : record_of(s, ref);
 }
 
-static void island_forget(struct island *island, const struct record *record)
+static uint32_t *ref_of(struct island *island, uint64_t key)
 {
-    island->ref[record->page & (ISLAND_PAGES - 1)] = 0;
-    island->live--;
-    island->large -= record->size != LEAF_4K;
-}
-
-static void island_remember(struct island *island, const struct record *record, uint32_t ref)
-{
-    island->ref[record->page & (ISLAND_PAGES - 1)] = ref;
-    island->live++;
-    island->large += record->size != LEAF_4K;
+    return &island->ref[key & (ISLAND_PAGES - 1)];
 }
 
 /* The last record of the log moves to the place of the one that goes. */
@@ -102,16 +83,19 @@ static void log_remove(struct shadow *s, struct space *log, uint32_t at, bool in
     log->records[at] = *last;
     if (!in_tables)
         return;
-    struct island *island = island_find(s, last->page, last->wide);
+    struct island *island = island_find(s, key_page(last->key), key_wide(last->key));
     check(island != NULL);
-    island->ref[last->page & (ISLAND_PAGES - 1)] = (at + 1) | (log == &s->global ? REF_GLOBAL : 0);
+    uint32_t *ref = ref_of(island, last->key), moved = (at + 1) | (*ref & REF_GLOBAL);
+    if (s->writers[last->frame] == *ref)
+        s->writers[last->frame] = moved;
+    *ref = moved;
 }
 
 static void ref_remove(struct shadow *s, struct island *island, uint32_t ref)
 {
-    struct record *record = record_of(s, ref);
-    entries_clear(s, island, record);
-    island_forget(island, record);
+    uint64_t key = record_of(s, ref)->key;
+    entries_clear(s, island, key);
+    *ref_of(island, key) = 0;
     log_remove(s, log_of(s, ref), (ref & ~REF_GLOBAL) - 1, true);
 }
 
@@ -135,26 +119,24 @@ static bool make_room(struct shadow *s, struct space *log, bool may_evict)
     return log_grow(s, log);
 }
 
-bool record_enter(struct shadow *s, const struct record *record, bool global, bool may_evict)
+bool record_enter(struct shadow *s, const struct record *record, enum tlb_kind for_kind, bool global, bool may_evict)
 {
     struct space *log = global ? &s->global : s->current;
     if (!make_room(s, log, may_evict))
         return false;
-    struct island *island = island_get(s, record->page, record->wide);
+    struct island *island = island_get(s, key_page(record->key), key_wide(record->key));
     if (island == NULL)
         return false;
-    uint32_t *ref = &island->ref[record->page & (ISLAND_PAGES - 1)];
+    uint32_t *ref = ref_of(island, record->key);
     if (*ref != 0 && log_of(s, *ref) != log)
         ref_remove(s, island, *ref);
-    if (*ref == 0) {
-        log->records[log->count++] = *record;
-        island_remember(island, record, log->count | (global ? REF_GLOBAL : 0));
-    } else {
-        struct record *old = record_of(s, *ref);
-        island->large -= old->size != LEAF_4K;
-        island->large += record->size != LEAF_4K;
-        *old = *record;
-    }
+    if (*ref == 0)
+        *ref = ++log->count | (global ? REF_GLOBAL : 0);
+    *record_of(s, *ref) = *record;
+    island->large |= key_size(record->key) != LEAF_4K;
+    for (unsigned kind = 0; kind < KINDS; kind++) /* elsewhere an entry is not worth a chunk before it is asked for */
+        if (kind != for_kind && island->chunk[kind] == s->nowhere)
+            record_of(s, *ref)->key &= ~((uint64_t)3 << (KEY_RIGHTS_SHIFT + 2 * kind));
     entries_write(s, island, record_of(s, *ref));
     return true;
 }
@@ -166,10 +148,10 @@ void records_remove(struct shadow *s, uint64_t page, uint64_t count, bool wide, 
         uint64_t next = (page | (ISLAND_PAGES - 1)) + 1;
         if (next > end)
             next = end;
-        if (island != NULL && (size == LEAF_4K ? island->live : island->large) != 0) {
+        if (island != NULL && (size == LEAF_4K || island->large)) {
             for (; page < next; page++) {
                 uint32_t ref = island->ref[page & (ISLAND_PAGES - 1)];
-                if (ref != 0 && record_of(s, ref)->size >= size)
+                if (ref != 0 && key_size(record_of(s, ref)->key) >= size)
                     ref_remove(s, island, ref);
             }
         }
@@ -186,33 +168,37 @@ void current_remove(struct shadow *s, uint64_t page, uint64_t count)
         return;
     }
     for (uint32_t i = 0; i < s->current->count;) {
-        const struct record *record = &s->current->records[i];
-        if (record->page - page < count)
-            ref_remove(s, island_find(s, record->page, record->wide), i + 1);
+        uint64_t key = s->current->records[i].key;
+        if (key_page(key) - page < count)
+            ref_remove(s, island_find(s, key_page(key), key_wide(key)), i + 1);
         else
             i++;
     }
 }
 
-static void log_stop_writes(struct shadow *s, struct space *log, uint32_t frame)
+static void ref_stop_writes(struct shadow *s, uint32_t ref, uint32_t frame)
 {
-    for (uint32_t i = 0; i < log->count; i++) {
-        struct record *record = &log->records[i];
-        if (record->frame != frame || !(record->rights & RIGHTS_WRITE))
-            continue;
-        record->rights = (record->rights & ~RIGHTS_WRITE) | (record->rights & RIGHTS_WRITE) >> 1;
-        entries_write(s, island_find(s, record->page, record->wide), record);
-    }
+    if (!is_writer(s, ref, frame))
+        return;
+    struct record *record = record_of(s, ref);
+    record->key = key_without_write(record->key);
+    entries_write(s, island_find(s, key_page(record->key), key_wide(record->key)), record);
 }
 
 void records_stop_writes(struct shadow *s, uint32_t frame)
 {
-    uint64_t *word = &s->written_to[frame / 64], bit = 1ull << frame % 64;
-    if (!(*word & bit))
+    uint32_t writer = s->writers[frame];
+    s->writers[frame] = 0;
+    if (writer != 0 && writer != WRITERS_MANY)
+        ref_stop_writes(s, writer, frame);
+    if (writer != WRITERS_MANY)
         return;
-    *word &= ~bit;
-    log_stop_writes(s, s->current, frame);
-    log_stop_writes(s, &s->global, frame);
+    for (uint32_t i = 0; i < s->current->count; i++)
+        if (unlikely(s->current->records[i].frame == frame))
+            ref_stop_writes(s, i + 1, frame);
+    for (uint32_t i = 0; i < s->global.count; i++)
+        if (unlikely(s->global.records[i].frame == frame))
+            ref_stop_writes(s, (i + 1) | REF_GLOBAL, frame);
 }
 
 /* ---- fetch slots ---- */
@@ -306,14 +292,83 @@ static void fetch_clear_global(struct shadow *s)
 
 /* ---- address spaces ---- */
 
+/* Switching is two loops over logs. Both remember the island that they are in, and do by themselves what is usual. */
+struct place {
+    uint64_t number; /* of the island */
+    struct island *island;
+    uint64_t *chunk[KINDS];
+    unsigned there; /* RIGHT_READ of the kinds whose chunk exists */
+};
+#define NO_PLACE UINT64_MAX
+
+static void place_set(const struct shadow *s, struct place *place, struct island *island)
+{
+    *place = (struct place){.number = island->number, .island = island};
+    for (unsigned kind = 0; kind < KINDS; kind++) {
+        place->chunk[kind] = island->chunk[kind];
+        if (island->chunk[kind] != s->nowhere)
+            place->there |= (unsigned)RIGHT_READ << 2 * kind;
+    }
+}
+
 static void entries_leave(struct shadow *s, struct space *log)
 {
-    for (uint32_t i = 0; i < log->count; i++) {
-        const struct record *record = &log->records[i];
-        struct island *island = island_find(s, record->page, record->wide);
-        entries_clear(s, island, record);
-        island_forget(island, record);
+    struct place place = {.number = NO_PLACE};
+    for (uint32_t n = 0; n < log->count; n++) {
+        uint64_t key = log->records[n].key, poison = s->view[RIGHT_NONE] - key_gva(key);
+        if (key_island(key) != place.number)
+            place_set(s, &place, island_find(s, key_page(key), key_wide(key)));
+        unsigned i = key & (ISLAND_PAGES - 1);
+        for (unsigned kind = 0; kind < KINDS; kind++)
+            place.chunk[kind][i] = poison;
+        place.island->ref[i] = 0;
     }
+}
+
+/* The island for a record that is to come back. NULL: there is no room. */
+static struct island *place_get(struct shadow *s, struct place *place, uint64_t key)
+{
+    place->number = NO_PLACE;
+    if (!table_has_room(s))
+        table_reclaim(s);
+    struct island *island = table_has_room(s) ? island_get(s, key_page(key), key_wide(key)) : NULL;
+    if (island != NULL)
+        place_set(s, place, island);
+    return island;
+}
+
+/* Writes what the current space's log says into the tables. */
+static void entries_enter(struct shadow *s)
+{
+    struct space *log = s->current;
+    struct place place = {.number = NO_PLACE};
+    for (uint32_t n = 0; n < log->count;) {
+        struct record *record = &log->records[n];
+        uint64_t key = record->key;
+        unsigned i = key & (ISLAND_PAGES - 1);
+        if ((key_island(key) != place.number && place_get(s, &place, key) == NULL) ||
+            place.island->ref[i] != 0) { /* or a global page is there now */
+            log_remove(s, log, n, false);
+            continue;
+        }
+        if ((key & KEY_RIGHTS_WRITE) && unlikely(frame_is_watched(s, record->frame)))
+            record->key = key = key_without_write(key);
+        place.island->ref[i] = ++n;
+        place.island->large |= key_size(key) != LEAF_4K;
+        unsigned rights = (unsigned)(key >> KEY_RIGHTS_SHIFT);
+        if (unlikely((rights | rights >> 1) & ~place.there & RIGHTS_ANY)) {
+            entries_write(s, place.island, record);
+            place_set(s, &place, place.island);
+            continue;
+        }
+        uint64_t gva = key_gva(key), to = (uint64_t)record->frame << PAGE_SHIFT;
+        for (unsigned kind = 0; kind < KINDS; kind++) {
+            enum right right = key_right(key, kind);
+            place.chunk[kind][i] = s->view[right] + (right == RIGHT_NONE ? 0 : to) - gva;
+        }
+        frame_note_writer(s, n, record);
+    }
+    s->count.entries_restored += log->count;
 }
 
 void space_clear(struct shadow *s, struct space *space)
@@ -370,30 +425,15 @@ void space_enter(struct shadow *s, uint64_t tag)
     }
     space->tag = tag;
     s->current = space;
-    for (uint32_t i = 0; i < space->count;) {
-        struct record *record = &space->records[i];
-        if (!table_has_room(s))
-            table_reclaim(s);
-        struct island *island = table_has_room(s) ? island_get(s, record->page, record->wide) : NULL;
-        if (island == NULL || island->ref[record->page & (ISLAND_PAGES - 1)] != 0) { /* or a global page is there now */
-            log_remove(s, space, i, false);
-            continue;
-        }
-        if ((record->rights & RIGHTS_WRITE) && frame_is_watched(s, record->frame))
-            record->rights = (record->rights & ~RIGHTS_WRITE) | (record->rights & RIGHTS_WRITE) >> 1;
-        i++;
-        island_remember(island, record, i);
-        entries_write(s, island, record);
-        s->count.entries_restored++;
-    }
+    entries_enter(s);
     fetch_restore(s);
 }
 
 void space_remove_page(struct shadow *s, struct space *space, uint64_t page)
 {
     for (uint32_t i = 0; i < space->count;) {
-        const struct record *record = &space->records[i];
-        if (((record->page ^ page) & ~(large_pages(record->size) - 1)) == 0)
+        uint64_t key = space->records[i].key;
+        if (((key_page(key) ^ page) & ~(large_pages(key_size(key)) - 1)) == 0)
             log_remove(s, space, i, false);
         else
             i++;

@@ -20,23 +20,26 @@
 
 #define GUARD_PAGES 16u
 #define POISON_BIT 1u
+/* Between tables, so that the entries of a page in the three of them do not have the same low bits: first-level caches that
+ * look lines up by a hash of the linear address (AMD's) hold only one of them then. */
+#define STAGGER (0x2d * PAGE_SIZE)
 
 bool table_reserve(struct shadow *s, struct error *err)
 {
     uint64_t guard_size = GUARD_PAGES * PAGE_SIZE;
-    s->reserved_size = guard_size + KINDS * 8 * (WIDE_PAGES + NARROW_PAGES);
+    s->reserved_size = guard_size + KINDS * (8 * (WIDE_PAGES + NARROW_PAGES) + 2 * STAGGER);
     s->reserved = mmap(NULL, s->reserved_size, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (s->reserved == MAP_FAILED) {
         s->reserved = NULL;
         return error_set(err, "the host does not give %llu GiB of address space for shadow page tables: %m",
                          (unsigned long long)(s->reserved_size / GiB));
     }
-    s->guard = (uint64_t)(uintptr_t)s->reserved + guard_size / 2;
+    s->view[RIGHT_NONE] = (uint64_t)(uintptr_t)s->reserved + guard_size / 2 + POISON_BIT;
     uint8_t *at = s->reserved + guard_size;
     for (unsigned wide = 0; wide < 2; wide++)
         for (unsigned kind = 0; kind < KINDS; kind++) {
             s->table[wide][kind] = (uint64_t *)at;
-            at += 8 * (wide ? WIDE_PAGES : NARROW_PAGES);
+            at += 8 * (wide ? WIDE_PAGES : NARROW_PAGES) + STAGGER;
         }
     return true;
 }
@@ -70,7 +73,7 @@ static struct island **bucket(struct shadow *s, uint64_t number)
 
 struct island *island_find(struct shadow *s, uint64_t page, bool wide)
 {
-    uint64_t number = (page >> ISLAND_SHIFT) << 1 | wide;
+    uint64_t number = key_island(key_make(page, wide, 0, 0));
     if (s->last != NULL && s->last->number == number)
         return s->last;
     for (struct island *island = *bucket(s, number); island != NULL; island = island->next)
@@ -87,32 +90,25 @@ struct island *island_get(struct shadow *s, uint64_t page, bool wide)
     island = calloc(1, sizeof *island);
     if (island == NULL)
         return NULL;
-    island->number = (page >> ISLAND_SHIFT) << 1 | wide;
+    island->number = key_island(key_make(page, wide, 0, 0));
+    for (unsigned kind = 0; kind < KINDS; kind++)
+        island->chunk[kind] = s->nowhere;
     struct island **list = bucket(s, island->number);
     island->next = *list;
     *list = island;
     return s->last = island;
 }
 
-static uint64_t *chunk(const struct shadow *s, const struct island *island, unsigned kind)
-{
-    return s->table[island->number & 1][kind] + (island->number >> 1 << ISLAND_SHIFT);
-}
-
-static uint64_t poison(const struct shadow *s, uint64_t page, bool wide)
-{
-    return s->guard + POISON_BIT - page_gva(page, wide);
-}
-
 static bool island_populate(struct shadow *s, struct island *island, unsigned kind)
 {
-    uint64_t *entries = chunk(s, island, kind);
+    uint64_t key = island->number << ISLAND_SHIFT; /* of the first page */
+    uint64_t *entries = s->table[key_wide(key)][kind] + key_page(key);
     if (mprotect(entries, ISLAND_BYTES, PROT_READ | PROT_WRITE) != 0)
         return false;
-    uint64_t value = poison(s, island->number >> 1 << ISLAND_SHIFT, island->number & 1);
+    uint64_t value = s->view[RIGHT_NONE] - key_gva(key);
     for (unsigned i = 0; i < ISLAND_PAGES; i++)
         entries[i] = value - (uint64_t)i * PAGE_SIZE;
-    island->kinds |= (uint8_t)(1u << kind);
+    island->chunk[kind] = entries;
     s->chunks++;
     s->count.islands++;
     return true;
@@ -133,20 +129,28 @@ bool table_has_room(const struct shadow *s)
     return s->chunks + KINDS <= CHUNKS_MAX;
 }
 
+static bool is_empty(const struct island *island)
+{
+    uint32_t any = 0;
+    for (unsigned i = 0; i < ISLAND_PAGES; i++)
+        any |= island->ref[i];
+    return any == 0;
+}
+
 void table_reclaim(struct shadow *s)
 {
     s->last = NULL;
     for (unsigned i = 0; i < ISLAND_BUCKETS; i++) {
         for (struct island **list = &s->buckets[i]; *list != NULL;) {
             struct island *island = *list;
-            if (island->live != 0) {
+            if (!is_empty(island)) {
                 list = &island->next;
                 continue;
             }
             for (unsigned kind = 0; kind < KINDS; kind++) {
-                if (!(island->kinds & 1u << kind))
+                if (island->chunk[kind] == s->nowhere)
                     continue;
-                unmap(chunk(s, island, kind), ISLAND_BYTES);
+                unmap(island->chunk[kind], ISLAND_BYTES);
                 s->chunks--;
             }
             *list = island->next;
@@ -167,28 +171,25 @@ void table_forget(struct shadow *s)
 
 void entries_write(struct shadow *s, struct island *island, struct record *record)
 {
-    gva_t gva = page_gva(record->page, record->wide);
+    uint64_t key = record->key, poison = s->view[RIGHT_NONE] - key_gva(key);
+    uint64_t to = ((uint64_t)record->frame << PAGE_SHIFT) - key_gva(key);
+    const uint64_t entry[] = {poison, s->view[RIGHT_READ] + to, s->view[RIGHT_WRITE] + to};
+    unsigned i = key & (ISLAND_PAGES - 1);
     for (unsigned kind = 0; kind < KINDS; kind++) {
-        unsigned right = right_of(record->rights, kind);
-        if (!(island->kinds & 1u << kind)) {
-            if (right == RIGHT_NONE)
-                continue;
-            if (!island_populate(s, island, kind)) {
-                record->rights &= ~(3u << 2 * kind);
-                continue;
-            }
+        enum right right = key_right(key, kind);
+        if (unlikely(right != RIGHT_NONE && island->chunk[kind] == s->nowhere) && !island_populate(s, island, kind)) {
+            record->key &= ~(3ull << (KEY_RIGHTS_SHIFT + 2 * kind));
+            right = RIGHT_NONE;
         }
-        uint64_t entry = right == RIGHT_NONE ? s->guard + POISON_BIT : s->view[right] + ((uint64_t)record->frame << PAGE_SHIFT);
-        s->table[record->wide][kind][record->page] = entry - gva;
+        island->chunk[kind][i] = entry[right];
     }
-    if (record->rights & RIGHTS_WRITE)
-        s->written_to[record->frame / 64] |= 1ull << record->frame % 64;
+    frame_note_writer(s, island->ref[i], record);
 }
 
-void entries_clear(struct shadow *s, struct island *island, const struct record *record)
+void entries_clear(struct shadow *s, struct island *island, uint64_t key)
 {
-    uint64_t value = poison(s, record->page, record->wide);
+    uint64_t poison = s->view[RIGHT_NONE] - key_gva(key);
+    unsigned i = key & (ISLAND_PAGES - 1);
     for (unsigned kind = 0; kind < KINDS; kind++)
-        if (right_of(record->rights, kind) != RIGHT_NONE)
-            s->table[record->wide][kind][record->page] = value;
+        island->chunk[kind][i] = poison;
 }

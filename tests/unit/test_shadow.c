@@ -192,7 +192,11 @@ static void test_narrow(void **state)
     become(b, TLB_KERNEL_AC); /* no paging: linear addresses are physical */
     assert_int_equal(fault(b, 0x201234, true), PERMITTED);
     assert_true(goes_to(b, TLB_KERNEL_AC, false, 0x201234, 0x201234, READ_WRITE));
-    assert_true(goes_to(b, TLB_USER, false, 0x201234, 0x201234, READ_WRITE));
+    assert_true(goes_to(b, TLB_USER, false, 0x201234, 0x201234, MISS)); /* until somebody asks; then in both */
+    become(b, TLB_USER);
+    assert_int_equal(fault(b, 0x203000, true), PERMITTED);
+    assert_true(goes_to(b, TLB_KERNEL_AC, false, 0x203123, 0x203123, READ_WRITE));
+    become(b, TLB_KERNEL_AC);
     assert_true(goes_to(b, TLB_KERNEL_AC, true, 0x201234, 0, MISS)); /* until 64-bit code asks */
     assert_int_equal(fault(b, 0xfffff000, true), DENIED);            /* nothing is there */
     for (gva_t gva = 0x100000000; gva < 0x800000000; gva += 0x10000000)
@@ -209,7 +213,14 @@ static void try_permissions(struct bench *b, uint64_t leaf, bool wp, bool smap)
     v->cr4 = CR4_PAE | (smap ? CR4_SMAP : 0);
     v->cr0 = (v->cr0 & ~CR0_WP) | (wp ? CR0_WP : 0);
     mmu_flush(v);
+    for (unsigned kind = smap ? TLB_KERNEL : TLB_KERNEL_AC; kind <= TLB_USER; kind++) { /* all have an island then */
+        leaf_put(b, 0, 9, FRAME(9) | P | (kind == TLB_USER ? U : 0));
+        become(b, kind);
+        mmu_flush_page(v, gva_of(9));
+        assert_int_equal(fault(b, gva_of(9), false), PERMITTED);
+    }
     leaf_put(b, 0, 7, FRAME(3) | leaf);
+    mmu_flush_page(v, gva_of(7));
     become(b, leaf & U ? TLB_USER : TLB_KERNEL_AC);
     assert_int_equal(fault(b, gva_of(7), false), PERMITTED);
     bool user = leaf & U, writable = leaf & W, dirty = leaf & D;
@@ -280,11 +291,13 @@ static void test_watch(void **state)
     leaf_put(b, 0, 1, FRAME(1) | P | W | U | D | A);
     leaf_put(b, 0, 2, FRAME(1) | P | W | U | D | A | G);
     assert_int_equal(fault(b, gva_of(1), true), PERMITTED);
+    become(b, TLB_KERNEL_AC);
     assert_int_equal(fault(b, gva_of(2), true), PERMITTED);
     memory_watch(b->memory, FRAME(1) >> 12, PAGE_CODE);
     mmu_stop_plain_writes(b->v, FRAME(1));
     assert_true(goes_to(b, TLB_USER, true, gva_of(1), FRAME(1), READ_ONLY));
     assert_true(goes_to(b, TLB_KERNEL_AC, true, gva_of(2), FRAME(1), READ_ONLY));
+    become(b, TLB_USER);
     assert_int_equal(fault(b, gva_of(1), true), DENIED);
     memory_unwatch(b->memory, FRAME(1) >> 12, PAGE_CODE);
     assert_int_equal(fault(b, gva_of(1), true), PERMITTED);
@@ -677,6 +690,7 @@ static void test_recycled_table(void **state)
     assert_int_equal(fault(b, gva_of(1), true), PERMITTED);
     IS(1, 3);
     assert_int_equal(*flags & PAGE_TABLE, PAGE_TABLE); /* used again */
+    uint64_t tracked = shadow_counters(b->v)->tracked_pages;
     for (unsigned i = 0; i < 100; i++) { /* written and used in turn: it stays */
         leaf_put(b, 0, 1, FRAME(i % 8) | P | W | U | A | D);
         ABSENT(1);
@@ -684,6 +698,7 @@ static void test_recycled_table(void **state)
         IS(1, i % 8);
     }
     assert_int_equal(*flags & PAGE_TABLE, PAGE_TABLE);
+    assert_int_equal(shadow_counters(b->v)->tracked_pages, tracked);
     mmu_flush(b->v);
     assert_int_equal(*flags & PAGE_TABLE, 0);
     /* Many tables: in the end they start over. */
