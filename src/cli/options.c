@@ -11,10 +11,12 @@
 #include "base/suggest.h"
 #include "base/types.h"
 #include "memory/memory.h"
+#include "mmu/shadow.h"
 
 #define RAM_MIN (1 * MiB)
 #define RAM_DEFAULT (512 * MiB)
 #define SECONDS_MAX 1000000000.0
+#define COUNT_MAX 1000000u
 
 enum option_kind {
     OPTION_FLAG,    /* bool */
@@ -23,6 +25,8 @@ enum option_kind {
     OPTION_SECONDS, /* uint64_t, ns */
     OPTION_CHOICE,  /* an enum that numbers `choices` */
     OPTION_STAT,    /* [=FORM[:FILE]] */
+    OPTION_COUNT,   /* unsigned, up to a million */
+    OPTION_EVERY,   /* [=N]: unsigned, 1 without a value */
     OPTION_HABIT,   /* accepted because QEMU users type it; what it asks for is so anyway */
 };
 
@@ -38,6 +42,8 @@ struct option_row {
 
 static const char *const clock_choices[] = {"host", "instructions", NULL};
 static const char *const log_choices[] = {"off", "warn", "info", "debug", NULL};
+static const char *const shadow_choices[] = {"ondemand", "tagged", "proactive", NULL};
+_Static_assert(SHADOW_ONDEMAND == 0 && SHADOW_TAGGED == 1 && SHADOW_PROACTIVE == 2, "numbers shadow_choices");
 _Static_assert(CLOCK_HOST == 0 && CLOCK_INSTRUCTIONS == 1, "numbers clock_choices");
 _Static_assert(LOG_OFF == 0 && LOG_WARN == 1 && LOG_INFO == 2 && LOG_DEBUG == 3, "numbers log_choices");
 _Static_assert(sizeof(enum clock_kind) == sizeof(int) && sizeof(enum log_level) == sizeof(int), "stored as int");
@@ -62,6 +68,12 @@ static const struct option_row rows[] = {
      "enter a bzImage through its own decompressor, which\nrandomises its address (slower)"},
     {"no-reboot", 0, OPTION_FLAG, FIELD(no_reboot), NULL, NULL, "end when the guest resets the machine"},
     {"timeout", 0, OPTION_SECONDS, FIELD(timeout_ns), "SECONDS", NULL, "end after this much host time; 0.5 is fine"},
+    {"shadow", 0, OPTION_CHOICE, FIELD(shadow), "POLICY", shadow_choices,
+     "translate: how shadow page tables follow the guest's: ondemand,\ntagged, proactive (the default)"},
+    {"heat", 0, OPTION_COUNT, FIELD(heat), "N", NULL,
+     "translate: how often a block is interpreted before it is\ntranslated (16)"},
+    {"verify", 0, OPTION_EVERY, FIELD(verify), "N", NULL,
+     "translate: compare every Nth block (each, without N) with the\ninterpreter; the first difference ends the run"},
     {"clock", 0, OPTION_CHOICE, FIELD(clock), "KIND", clock_choices,
      "what guest time follows: host (the default), or instructions,\nwhich makes a run repeatable"},
     {"stat", 0, OPTION_STAT, FIELD(stat), "FORM[:FILE]", NULL,
@@ -144,6 +156,16 @@ static bool parse_ram(const char *text, uint64_t *bytes, struct error *err)
                          (unsigned long long)(MEMORY_RAM_MAX / GiB));
     if (*bytes % PAGE_SIZE != 0)
         return error_set(err, "'%s' is not a multiple of 4K", text);
+    return true;
+}
+
+static bool parse_count(const char *text, unsigned *count, struct error *err)
+{
+    char *end;
+    unsigned long value = strtoul(text, &end, 10);
+    if (!isdigit((unsigned char)text[0]) || *end != 0 || value > COUNT_MAX)
+        return error_set(err, "'%s' is not a number from 0 to %u", text, COUNT_MAX);
+    *count = (unsigned)value;
     return true;
 }
 
@@ -237,12 +259,22 @@ static bool option_store(struct run_options *options, const struct option_row *r
         return parse_choice(row, value, field, err);
     case OPTION_STAT:
         return parse_stat(options, value, err);
+    case OPTION_COUNT:
+        return parse_count(value, field, err);
+    case OPTION_EVERY:
+        return parse_count(value == NULL ? "1" : value, field, err);
     case OPTION_HABIT:
         if (row->value != NULL && strcmp(value, row->value) != 0)
             return error_set(err, "only '%s' is possible", row->value);
         return true;
     }
     return true;
+}
+
+/* Its value can only follow behind "=". */
+static bool takes_no_word(const struct option_row *row)
+{
+    return row->kind == OPTION_STAT || row->kind == OPTION_EVERY;
 }
 
 /* One option at argv[*at], with its value; moves *at behind it. */
@@ -256,7 +288,7 @@ static bool option_parse(struct run_options *options, int argc, char **argv, int
     const char *value = equals != NULL ? equals + 1 : NULL;
     if (row->value == NULL && value != NULL)
         return error_set(err, "--%s takes no value", row->name);
-    if (row->value != NULL && row->kind != OPTION_STAT && value == NULL) {
+    if (row->value != NULL && !takes_no_word(row) && value == NULL) {
         const char *next = *at < argc ? argv[*at] : NULL;
         const char *next_name = next != NULL ? next + dashes(next) : NULL;
         if (next == NULL || (dashes(next) > 0 && row_find(next_name, strcspn(next_name, "=")) != NULL))
@@ -283,6 +315,8 @@ bool run_options_parse(struct run_options *options, int argc, char **argv, struc
         .serial = "stdio",
         .debugcon = "null",
         .ram_size = RAM_DEFAULT,
+        .shadow = SHADOW_PROACTIVE,
+        .heat = TRANSLATE_HEAT_DEFAULT,
     };
     for (int at = 0; at < argc;) {
         if (dashes(argv[at]) == 0)
@@ -306,7 +340,7 @@ void run_options_help(FILE *out)
         char left[40], letter[8] = "    ";
         if (row->letter != 0)
             snprintf(letter, sizeof letter, "-%c, ", row->letter);
-        const char *format = row->value == NULL ? "%s--%s" : row->kind == OPTION_STAT ? "%s--%s[=%s]" : "%s--%s %s";
+        const char *format = row->value == NULL ? "%s--%s" : takes_no_word(row) ? "%s--%s[=%s]" : "%s--%s %s";
         snprintf(left, sizeof left, format, letter, row->name, row->value);
         const char *line = row->help;
         for (bool first = true; line != NULL; first = false) {

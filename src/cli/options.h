@@ -20,6 +20,8 @@ struct run_options {
     enum log_level log;
     enum stat_form stat;
     const char *stat_file; /* NULL: stderr */
+    int shadow;            /* enum shadow_policy */
+    unsigned heat, verify; /* see struct machine_config */
     bool no_reboot, kaslr, help;
 };
 

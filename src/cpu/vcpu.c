@@ -37,7 +37,7 @@ struct vcpu *vcpu_create(struct memory *memory, const struct cpu_model *model, u
     v->log = log;
     v->maxphyaddr = model->maxphyaddr;
     v->a20_mask = ~0ull;
-    v->translate_heat = 16;
+    v->translate_heat = TRANSLATE_HEAT_DEFAULT;
     v->tlb = &v->tlbs[TLB_KERNEL];
     mmu_init(v);
     vcpu_reset(v, false);
@@ -201,6 +201,8 @@ void vcpu_exit(struct vcpu *v, struct exit *exit)
     exit->rip = v->rip;
     if (v->run_start != NULL) /* within straight-line code */
         exit->rip = v->code_mode == CODE_64 ? v->regs[GPR_PAGE] + v->in->off : (uint32_t)(v->regs[GPR_PAGE] + v->in->off);
+    if (v->rehearsal != NULL)
+        v->rehearsal(v, NULL, 0);
     if (v->exit != NULL)
         v->exit(v, exit);
     else if (exit->reason == EXIT_IO_IN || exit->reason == EXIT_MMIO_READ)

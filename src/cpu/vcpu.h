@@ -196,6 +196,9 @@ struct vcpu_platform {
 
 #define TSC_FREQUENCY_HZ 1000000000ull
 
+/* How often a block is executed by the interpreter before it is translated, unless somebody says otherwise. */
+#define TRANSLATE_HEAT_DEFAULT 16u
+
 /* TLB. Index by page number; a tag is the page's gva with the low bits clear, or TLB_NO_TAG. Filled by mmu/access.c. */
 #define TLB_BITS 10
 #define TLB_SIZE (1u << TLB_BITS)
@@ -315,6 +318,10 @@ struct vcpu {
     uint8_t maxphyaddr;
     unsigned translate_heat;      /* translate: executions of a block before it is translated; 0: at once */
     unsigned shadow_policy;       /* enum shadow_policy, before attach() */
+    unsigned verify_every;        /* translate: every how many blocks are compared with the interpreter; 0: none; before attach() */
+    /* While not NULL and v->tlb is TLB_NONE: called with each piece of RAM that is about to be written, and with NULL before
+     * any effect that could not be undone (devices, exits, watched pages), which then must not return. */
+    void (*rehearsal)(struct vcpu *v, uint8_t *hva, unsigned size);
 
     /* --- mmu --- */
     uint64_t pdpte[4]; /* PAE: loaded with CR3 */

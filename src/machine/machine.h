@@ -32,6 +32,9 @@ struct machine_config {
     bool kaslr;               /* enter through the guest's own decompressor */
     bool no_reboot;           /* a guest reset ends the run */
     enum clock_kind clock;
+    unsigned shadow;          /* enum shadow_policy, for engines that have shadow page tables */
+    unsigned heat;            /* translate: how often a block is interpreted first */
+    unsigned verify;          /* translate: every how many blocks are compared with the interpreter; 0: none */
     struct loop *loop;        /* host/loop.h: what the chardevs were created on, run by vm_run(); owned by the caller */
     struct chardev *serial;   /* COM1; owned by the caller, outlives the machine */
     struct chardev *debugcon; /* port 0x402; NULL: output is dropped */

@@ -231,6 +231,9 @@ static bool create_parts(struct vm *vm, struct error *err)
     vm->door = (struct door){.memory = vm->memory, .lock = &vm->lock, .trace = config->trace};
     vm->vcpu->exit = door_exit;
     vm->vcpu->exit_opaque = &vm->door;
+    vm->vcpu->shadow_policy = config->shadow;
+    vm->vcpu->translate_heat = config->heat;
+    vm->vcpu->verify_every = config->verify;
     if (!vm->engine->attach(vm->vcpu, err))
         return false;
     vm->attached = true;

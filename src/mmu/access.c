@@ -169,6 +169,10 @@ static void page_read(struct vcpu *v, gpa_t gpa, const struct page_backing *page
 
 static void page_write(struct vcpu *v, gpa_t gpa, const struct page_backing *page, const uint8_t *buffer, unsigned size)
 {
+    if (unlikely(v->rehearsal != NULL)) {
+        bool plain = page->kind == PAGE_RAM && !(__atomic_load_n(page->flags, __ATOMIC_RELAXED) & PAGE_WATCHED);
+        v->rehearsal(v, plain ? page->hva + (gpa & PAGE_OFFSET_MASK) : NULL, size);
+    }
     if (page->kind == PAGE_RAM) {
         uint8_t *to = page->hva + (gpa & PAGE_OFFSET_MASK);
         switch (size) { /* constant sizes become single stores */
@@ -281,7 +285,7 @@ void *rmw_begin_slow(struct vcpu *v, gva_t gva, unsigned size)
     unsigned flags = flags_of_running(v) | ACCESS_WRITE;
     struct span span;
     span_translate(v, gva, size, flags, &span);
-    if (span.size[1] == 0 && span.page[0].kind == PAGE_RAM &&
+    if (v->rehearsal == NULL && span.size[1] == 0 && span.page[0].kind == PAGE_RAM &&
         !(__atomic_load_n(span.page[0].flags, __ATOMIC_RELAXED) & PAGE_WATCHED))
         return span.page[0].hva + (span.gpa[0] & PAGE_OFFSET_MASK);
     page_read(v, span.gpa[0], &span.page[0], v->rmw.bytes, span.size[0]);

@@ -72,7 +72,8 @@ bool blocks_create(struct translate *t, struct error *err)
     t->hash = reserve(HASH_SIZE * sizeof *t->hash, err);
     t->heat = reserve(HASH_SIZE, err);
     t->forms = reserve(FORMS_SIZE * sizeof *t->forms, err);
-    if (!t->blocks || !t->maps || !t->exits || !t->sites || !t->pieces || !t->by_gpfn || !t->hash || !t->heat || !t->forms)
+    t->signal_stack = reserve(SIGNAL_STACK_SIZE, err);
+    if (!t->signal_stack || !t->blocks || !t->maps || !t->exits || !t->sites || !t->pieces || !t->by_gpfn || !t->hash || !t->heat || !t->forms)
         return false;
     t->first_id = 1;
     return near_create(t, err);
@@ -105,6 +106,7 @@ void blocks_destroy(struct translate *t)
     release(t->hash, HASH_SIZE * sizeof *t->hash);
     release(t->heat, HASH_SIZE);
     release(t->forms, FORMS_SIZE * sizeof *t->forms);
+    release(t->signal_stack, SIGNAL_STACK_SIZE);
     release(t->near, t->near_size);
 }
 
@@ -155,6 +157,8 @@ void returns_reset(struct translate *t)
         memcpy((void *)(uintptr_t)empty, &host, sizeof host);
         memcpy((void *)(uintptr_t)(empty + 48), &never, sizeof never);
         t->returns[i].rsp = empty;
+        if (t->entered == (int)i)
+            t->v->translated.return_rsp = empty;
     }
 }
 

@@ -172,6 +172,10 @@ uint64_t fault_handle(struct translate *t)
         returns_reset(t);
         return resume_at(t, block, v->rip, block->code + map->host);
     }
+    if (verify_stops_here(t)) {
+        t->interpret_one = true;
+        return 0;
+    }
     if (t->fault.signal == SIGSEGV && (map->flags & MAP_ALIGN) && (accessed(t, map, false) & (map->size - 1u)) != 0) {
         t->counters.fault_unaligned++;
         reform(t, block, map, FORM_UNALIGNED);

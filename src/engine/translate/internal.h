@@ -68,6 +68,7 @@
 #define RETURN_STACK_SIZE (64 * KiB)
 #define RETURN_FRAME 64u
 #define FORMS_SIZE 16384u
+#define SIGNAL_STACK_SIZE (64 * KiB)
 
 struct piece {
     uint64_t gpfn, vpage;
@@ -198,8 +199,12 @@ struct translate {
     int entered;           /* index into `returns` of the code that runs or is to be resumed; -1: none */
     uint64_t epoch;        /* see mapping_epoch() */
     uint32_t from_exit;    /* exit to be linked to the next block: number + 1 */
+    bool interpret_one;    /* the instruction at which translated code has been left is the interpreter's */
     bool from_jump;        /* the next block is an indirect branch's target */
+    struct verify *verify;   /* verify.c; NULL: off */
     sigset_t signals_before; /* of the thread in run() */
+    stack_t stack_before;
+    uint8_t *signal_stack;
     bool have_avx, have_fsgsbase;
     /* Left by the fault handler for the monitor. */
     struct {
@@ -278,5 +283,18 @@ void gs_base_update(struct translate *t);
 void count_sync(struct translate *t, const struct block *block, unsigned index);
 /* Changes with everything that may change what an address means. */
 uint64_t mapping_epoch(const struct translate *t);
+
+/* ---- verify.c ---- */
+bool verify_create(struct translate *t, struct error *err);
+void verify_destroy(struct translate *t);
+/* Before a block is entered: has the interpreter execute what it holds, and puts the state back. */
+void verify_begin(struct translate *t, const struct block *block);
+/* After translated code has been left: compares; a difference is reported and ends the process. */
+void verify_end(struct translate *t);
+/* Translated code has stopped where the interpreter stopped as well (a fault, a device, code that is written): the engine's
+ * loop is to do that instruction. */
+bool verify_stops_here(const struct translate *t);
+/* A fault was raised while a block was being verified. */
+void verify_unwound(struct translate *t);
 
 #endif

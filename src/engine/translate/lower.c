@@ -80,6 +80,10 @@ static void jump_trampoline(struct lower *l, uint32_t at)
 
 void lower_call(struct lower *l)
 {
+    if (l->t->verify != NULL) { /* the interpreter does it, outside of blocks */
+        l->refused = true;
+        return;
+    }
     uint32_t site = call_site(l);
     emit_mov_imm(&l->e, T, site);
     jump_trampoline(l, (l->status ? l->t->at.call_status : l->t->at.call)[l->narrow]);
@@ -153,6 +157,9 @@ static bool may_copy(const struct lower *l)
     case ROW_STD:
     case ROW_LEAVE:
         return false;
+    case ROW_MOVSD: /* SSE and string instructions of the same name */
+    case ROW_CMPSD:
+        return use->vector;
     case ROW_BT: /* a register's bit number reaches beyond the operand */
     case ROW_BTS:
     case ROW_BTR:
@@ -592,7 +599,18 @@ static void lower_body(struct lower *l, const uint8_t *page, unsigned off, unsig
                                .address = H_NONE,
                                .flags = l->status ? MAP_STATUS : 0};
         unsigned first_stub = l->stub_count;
+        uint8_t *before = l->e.p;
+        bool status_before = l->status;
         lower_instruction(l);
+        if (l->refused) {
+            l->e.p = before;
+            l->status = status_before;
+            l->ended = false;
+            l->stub_count = first_stub;
+            t->map_count--;
+            l->map--;
+            return;
+        }
         finish_slow_ways(l, first_stub);
         l->index++;
         off += l->in.len;
@@ -616,7 +634,7 @@ static void begin(struct lower *l, const struct mark *mark, unsigned off)
                                .exits = t->exit_count};
     l->e = (struct emit){.p = l->start, .end = l->start + BLOCK_BYTES_MAX};
     l->index = l->stub_count = 0;
-    l->status = l->ended = false;
+    l->status = l->ended = l->refused = false;
     l->aligned4 = l->aligned8 = 0;
     l->count_at = NULL;
 }
@@ -634,7 +652,8 @@ static void translate_once(struct lower *l, const struct mark *mark, const uint8
         return;
     if (!l->ended) {
         lower_status_restore(l);
-        uint32_t exit = lower_exit(l, EXIT_DIRECT, l->next, l->index);
+        uint64_t next = (l->piece->vpage << PAGE_SHIFT) + l->map->off + l->map->len;
+        uint32_t exit = lower_exit(l, EXIT_DIRECT, next, l->index);
         lower_exit_linked(l, exit, emit_jmp(&l->e, NULL));
     }
     struct block *block = l->block;

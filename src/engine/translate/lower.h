@@ -41,6 +41,7 @@ struct lower {
     bool status;      /* the flags are in memory */
     uint16_t aligned4, aligned8; /* guest registers known to be multiples */
     bool ended;
+    bool refused;     /* the instruction cannot be part of a block */
     struct stub_jump stubs[STUBS_MAX];
     unsigned stub_count;
     uint8_t *count_at; /* where the block's number of instructions is to be written */

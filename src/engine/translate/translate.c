@@ -59,6 +59,7 @@ static bool cache_create(struct translate *t, struct error *err)
 static void translate_destroy(struct translate *t)
 {
     fault_detach(t);
+    verify_destroy(t);
     blocks_destroy(t);
     if (t->write != NULL)
         munmap(t->write, CACHE_SIZE);
@@ -95,7 +96,8 @@ static bool attach(struct vcpu *v, struct error *err)
         .page_mask = 0x0000fffffffff000ull, .sign_mask = 1ull << 63, .sse_missing = 1, .avx_missing = 1};
     v->poll = (uintptr_t)&v->poll;
     if (!shadow_create(v, v->shadow_policy, err) || !cache_create(t, err) || !blocks_create(t, err) ||
-        !fault_attach(t, err)) {
+        !fault_attach(t, err) ||
+        (v->verify_every != 0 && !verify_create(t, err))) {
         detach(v);
         return false;
     }
@@ -107,8 +109,9 @@ static bool attach(struct vcpu *v, struct error *err)
 
 /* ---- running ---- */
 
-/* The thread's signals go elsewhere while RSP is not a stack that a handler could use. */
-static void block_signals(struct translate *t)
+/* While translated code runs, RSP is not a stack that a signal handler could use: the thread's signals go elsewhere, and
+ * those of faults have a stack of their own. */
+static void signals_begin(struct translate *t)
 {
     sigset_t set;
     sigfillset(&set);
@@ -117,6 +120,14 @@ static void block_signals(struct translate *t)
     sigdelset(&set, SIGFPE);
     sigdelset(&set, SIGILL);
     pthread_sigmask(SIG_BLOCK, &set, &t->signals_before);
+    const stack_t stack = {.ss_sp = t->signal_stack, .ss_size = SIGNAL_STACK_SIZE};
+    check(sigaltstack(&stack, &t->stack_before) == 0);
+}
+
+static void signals_end(struct translate *t)
+{
+    check(sigaltstack(&t->stack_before, NULL) == 0);
+    pthread_sigmask(SIG_SETMASK, &t->signals_before, NULL);
 }
 
 static void interpret_some(struct vcpu *v, uint64_t until)
@@ -188,10 +199,8 @@ static void take_exit(struct translate *t, uint32_t number)
     case EXIT_INTERPRET:
     case EXIT_COUNT:
         t->counters.interpreted_exits++;
-        if (v->instructions < t->until) {
-            events_run_single(v, code_lookup_single(v));
-            t->from_jump = exit->kind == EXIT_INTERPRET;
-        }
+        t->interpret_one = true;
+        t->from_jump = exit->kind == EXIT_INTERPRET;
         break;
     default: break;
     }
@@ -247,28 +256,36 @@ static bool run_block(struct translate *t)
     }
     connect(t, block);
     gs_base_update(t);
+    if (t->verify != NULL)
+        verify_begin(t, block);
     v->translated.left = t->until - v->instructions;
     t->entered = t->key & KEY_USER;
     v->translated.return_rsp = t->returns[t->entered].rsp;
+    t->interpret_one = false;
     run_translated(t, resume);
+    if (t->verify != NULL)
+        verify_end(t);
+    if (t->interpret_one && v->instructions < t->until)
+        events_run_single(v, code_lookup_single(v));
     return true;
 }
 
 static void run(struct vcpu *v, uint64_t until)
 {
     struct translate *t = translate_of(v);
-    bool counted = until != UINT64_MAX;
+    bool counted = until != UINT64_MAX || t->verify != NULL;
     if (t->counted != counted) {
         t->counted = counted;
         blocks_flush(t);
     }
-    t->until = until;
+    t->until = until < INT64_MAX ? until : INT64_MAX; /* what is left of it has a sign */
     t->gs_now = 1; /* another thread's, or another vCPU's: never a table */
-    block_signals(t);
+    signals_begin(t);
     jmp_buf unwind;
     v->unwind = &unwind;
     if (setjmp(unwind) != 0) {
         t = translate_of(v);
+        verify_unwound(t);
         returns_save(t);
         events_unwind(v);
         events_deliver_fault(v);
@@ -292,7 +309,7 @@ static void run(struct vcpu *v, uint64_t until)
         }
     }
     v->unwind = NULL;
-    pthread_sigmask(SIG_SETMASK, &t->signals_before, NULL);
+    signals_end(t);
 }
 
 const struct engine engine_translate = {
