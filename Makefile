@@ -8,7 +8,7 @@ KIND ?= cloud
 export BUILD JOBS
 
 .DEFAULT_GOAL := all
-.PHONY: all setup run test test-asan fuzz fuzz-isa bench images install clean help
+.PHONY: all setup run test test-asan fuzz fuzz-isa stress bench images install clean help
 
 all: ## build $(BUILD)/ring3
 	@scripts/build.sh $(BUILD)
@@ -35,6 +35,9 @@ fuzz: ## fuzz until stopped; TARGET=interpret_fuzz for only that one
 fuzz-isa: ## compare with the host's processor until stopped or a difference is found
 	@scripts/build.sh $(BUILD) tests/isa/isa_test
 	@$(BUILD)/tests/isa/isa_test --forever
+
+stress: ## random stress guests on every engine against the interpreter; SECONDS=3600 for an hour
+	@scripts/stress.sh $(or $(SECONDS),60)
 
 bench: ## measure against native and against QEMU, about twelve minutes (RUNS=1 MS=50: four)
 	@scripts/setup.sh --if-needed --bench || true
