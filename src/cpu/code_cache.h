@@ -1,21 +1,21 @@
 /* Decoded code, by physical page.
  *
- * A code_page belongs to one physical page and one code mode. Each offset at which an instruction has been met names its
- * record; records of successive instructions lie one after the other, so straight-line code runs by `in + 1`. A run ends
- * with an instruction that never falls through, or with a record of run_end.
+ * A code_page belongs to one physical page and one code mode. Each offset at which an instruction has been met names
+ * its record; records of successive instructions lie one after the other, so straight-line code runs by `in + 1`. A
+ * run ends with an instruction that never falls through, or with a record of run_end.
  *
- * The physical page is watched while anything decoded from it is alive. A write to a byte that an instruction was decoded
- * from discards the page: each of its records becomes run_again, so that even code that modifies what comes right behind it
- * finds the new bytes; the page is decoded anew when it is next executed. A write beside the code changes nothing: data
- * next to code is common, and costs no more than the slow path of the write. Records lie in an arena that is only reclaimed as a whole (code_cache_reset), never while
- * one of them is running.
+ * The physical page is watched while anything decoded from it is alive. A write to a byte that an instruction was
+ * decoded from discards the page: each of its records becomes run_again, so that even code that modifies what comes
+ * right behind it finds the new bytes; the page is decoded anew when it is next executed. A write beside the code
+ * changes nothing: data next to code is common, and costs no more than the slow path of the write. Records lie in an
+ * arena that is only reclaimed as a whole (code_cache_reset), never while one of them is running.
  *
- * An instruction that spans two pages is never part of a run: it is kept apart with its bytes, which are compared at each
- * execution.
+ * An instruction that spans two pages is never part of a run: it is kept apart with its bytes, which are compared at
+ * each execution.
  *
- * Whoever keeps more that was derived from code (a translator) sets v->code_written, which hears of every write to a watched
- * page, and compares v->code_generation, which counts the resets: after one, nothing is watched any more. The page stays
- * watched while either of the two is interested.
+ * Whoever keeps more that was derived from code (a translator) sets v->code_written, which hears of every write to a
+ * watched page, and compares v->code_generation, which counts the resets: after one, nothing is watched any more. The
+ * page stays watched while either of the two is interested.
  *
  * Per vCPU; its thread only, but code_cache_note_written(). The page is watched before its bytes are read, and a device
  * writes before it looks whether the page is watched, so one of the two always notices.
@@ -40,12 +40,12 @@ void code_link(struct vcpu *v, const struct insn *branch, const struct insn *tar
 /* Bytes of a watched physical page were written, all in one page: discards what was decoded from them. */
 void code_cache_written(struct vcpu *v, gpa_t gpa, unsigned size);
 
-/* Watches the page at `gpa` for code of the current mode, as decoding from it does. To be called before its bytes are read.
- * False if there is neither RAM nor ROM. May not reset. */
+/* Watches the page at `gpa` for code of the current mode, as decoding from it does. To be called before its bytes are
+ * read. False if there is neither RAM nor ROM. May not reset. */
 bool code_cache_watch(struct vcpu *v, gpa_t gpa);
 
-/* The same from any other thread (a device's DMA): noted, and done when the vCPU's thread takes PENDING_CODE. As with other
- * processors' stores, the guest sees its new code after a branch or a serializing instruction. */
+/* The same from any other thread (a device's DMA): noted, and done when the vCPU's thread takes PENDING_CODE. As with
+ * other processors' stores, the guest sees its new code after a branch or a serializing instruction. */
 void code_cache_note_written(struct vcpu *v, uint64_t gpfn);
 void code_cache_take_written(struct vcpu *v);
 

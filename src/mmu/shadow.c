@@ -1,11 +1,11 @@
-/* Shadow page tables: when they are filled, and what the guest's invalidations take from them. See shadow.h for the model,
- * shadow_internal.h for the files.
+/* Shadow page tables: when they are filled, and what the guest's invalidations take from them. See shadow.h for the
+ * model, shadow_internal.h for the files.
  *
- * Filling. Whoever has walked the guest's tables, for whatever kind of access, enters the page in the tables of all kinds
- * that may use it, with what each may do (SDM vol. 3, 4.6), so that one walk serves all; but only the kind that asked for
- * it is worth a new island. TLB_KERNEL's tables are used only under SMAP. The walk has set A, and D if the access was a write; as long as D is clear the entry permits reading only, so
- * that the first write comes back here. A fault also enters the neighbours that the guest's A bits recommend: their D bit
- * decides alike.
+ * Filling. Whoever has walked the guest's tables, for whatever kind of access, enters the page in the tables of all
+ * kinds that may use it, with what each may do (SDM vol. 3, 4.6), so that one walk serves all; but only the kind that
+ * asked for it is worth a new island. TLB_KERNEL's tables are used only under SMAP. The walk has set A, and D if the
+ * access was a write; as long as D is clear the entry permits reading only, so that the first write comes back here. A
+ * fault also enters the neighbours that the guest's A bits recommend: their D bit decides alike.
  *
  * Invalidation is that of a TLB with tags (SDM 4.10.4.1), where the policy keeps tags at all:
  *
@@ -18,8 +18,8 @@
  * Entries never change on their own otherwise, so a guest that changes its tables and does not invalidate sees the old
  * translation for as long as it lasts, as on a processor.
  *
- * The tables hold non-global entries of the current address space only. So there are no tags to compare, and the cost of a
- * switch is proportional to what the two address spaces have used.
+ * The tables hold non-global entries of the current address space only. So there are no tags to compare, and the cost
+ * of a switch is proportional to what the two address spaces have used.
  */
 #include "mmu/shadow.h"
 
@@ -84,7 +84,8 @@ bool shadow_create(struct vcpu *v, enum shadow_policy policy, struct error *err)
         s->spaces[i].tag = SPACE_FREE;
     s->large_low = UINT64_MAX;
     s->writers_size = (s->ram_size >> PAGE_SHIFT) * sizeof *s->writers;
-    s->writers = mmap(NULL, s->writers_size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    s->writers =
+        mmap(NULL, s->writers_size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (s->writers == MAP_FAILED) {
         s->writers = NULL;
         destroy(s);

@@ -7,27 +7,36 @@
  *
  * and does nothing else: no tag, no compare. So an entry is a host address minus the page's own guest address, and an
  * entry that must not be used ("poison") is one whose sum lies in a guard page without access: GUARD + 1 - page address
- * (bit 0 tells them apart; entries in use are multiples of 4096). Since the index ignores bits 63:48 of the address, the
- * sum of a non-canonical address is non-canonical on the host too and faults, whatever the entry: no address that a
- * guest can form reaches anything but its own RAM or a guard page. A part of a table that holds no entry yet is not
+ * (bit 0 tells them apart; entries in use are multiples of 4096). Since the index ignores bits 63:48 of the address,
+ * the sum of a non-canonical address is non-canonical on the host too and faults, whatever the entry: no address that
+ * a guest can form reaches anything but its own RAM or a guard page. A part of a table that holds no entry yet is not
  * mapped; touching it faults as well.
  *
- * An entry leads either to the read-write view of RAM, or to the read-only view: when the guest's tables forbid writing,
- * when the page's D bit is still clear, or when the page is watched (it holds decoded code or a tracked page table).
- * Device pages, ROM and what is not mapped stay poison. So an entry never permits more than the guest's tables do, and
- * the A and D bits are set by the walk that precedes the fill.
+ * Only what a kind of access has asked for is in its table, and in the tables of other kinds only where they have a
+ * piece of table already. A table page that holds entries is called an island; empty ones are given back, and if that
+ * is not enough, everything goes.
+ *
+ * An entry leads either to the read-write view of RAM, or to the read-only view: when the guest's tables forbid
+ * writing, when the page's D bit is still clear, or when the page is watched (it holds decoded code or a tracked page
+ * table). Device pages, ROM and what is not mapped stay poison. So an entry never permits more than the guest's tables
+ * do, and the A and D bits are set by the walk that precedes the fill.
  *
  * Tables. One for each way of access control (enum tlb_kind but TLB_NONE) and each width of code: 64-bit code indexes
- * with 36 bits; 32-bit code with 20 bits below two bits that are zero when the access is aligned (see translate.h), so its
- * tables are four times as long as what is ever filled. They hold the current address space; each entry that does not come
- * from a global page is noted in the address space's log. Switching address spaces clears what the old log says and, where
- * the policy lets an address space keep its translations, writes the new one's log back: a few ns an entry and no
- * faults.
+ * with 36 bits; 32-bit code with 20 bits below two bits that are zero when the access is aligned (see translate.h), so
+ * its tables are four times as long as what is ever filled. They hold the current address space; each entry that does
+ * not come from a global page (with CR4.PGE) is noted in the address space's log, the others in one of their own.
+ * Switching address spaces clears what the old log says and, where the policy lets an address space keep its
+ * translations, writes the new one's log back: a few ns an entry and no faults.
  *
- * Policies. ondemand: MOV CR3 forgets all but global pages. tagged: with CR4.PCIDE logs are kept by PCID as a TLB with tags
- * keeps its entries (SDM 4.10.4); without, as ondemand. proactive: besides, without PCID, logs are kept by CR3, and every
- * guest page-table page that a kept translation came from is watched: a write to it drops what was derived from it, which
- * is more than a processor promises, and right.
+ * Policies. ondemand: MOV CR3 forgets all but global pages. tagged: with CR4.PCIDE logs are kept by PCID as a TLB with
+ * tags keeps its entries (SDM 4.10.4); without, as ondemand. proactive: besides, without PCID, logs are kept by CR3,
+ * and every guest page-table page that a kept translation came from is watched: a write to it drops what was derived
+ * from it, which is more than a processor promises, and right.
+ *
+ * Fetch slots say what the current address space has at a page for jumps. They are cleared, kept and brought back like
+ * entries, so an identity must never be used for a second piece of code: it can come back after that piece is gone. It
+ * stands for a page as code of one mode and one privilege: whether the page may be fetched from was only looked at for
+ * these.
  *
  * Threads: the vCPU's own, like everything here.
  */
@@ -43,8 +52,9 @@ const char *shadow_policy_name(enum shadow_policy policy);
 /* False if there is no policy of this name. */
 bool shadow_policy_find(const char *name, enum shadow_policy *policy);
 
-/* The instruction side of the same idea, for blocks that jump to another page: slot [page number mod SHADOW_FETCH_SLOTS]
- * holds the identity (never 0) of the piece of code that the current address space has at that page, or 0. */
+/* The instruction side of the same idea, for blocks that jump to another page: slot [page number mod
+ * SHADOW_FETCH_SLOTS] holds the identity (never 0) of the piece of code that the current address space has at that
+ * page, or 0. */
 #define SHADOW_FETCH_SLOTS 4096u
 
 struct shadow_counters {
@@ -54,7 +64,8 @@ struct shadow_counters {
 
 struct shadow; /* opaque but for what translated code reads, which translate/ reaches through the functions below */
 
-/* Sets v->mmu_shadow. Reserves address space; takes memory as it is used, within a bound. */
+/* Sets v->mmu_shadow. Reserves address space; takes memory as it is used, within a bound. Destroy it before the
+ * memory. */
 bool shadow_create(struct vcpu *v, enum shadow_policy policy, struct error *err);
 void shadow_destroy(struct vcpu *v);
 
@@ -65,7 +76,8 @@ uint64_t shadow_base(const struct vcpu *v);
 uint64_t shadow_table(const struct vcpu *v, enum tlb_kind kind, bool wide);
 /* SHADOW_FETCH_SLOTS identities; constant address. */
 uint64_t *shadow_fetch_slots(struct vcpu *v);
-/* Enters an identity for the page of `gva`, which has just been translated for fetching; `global`, `walk` as for a fill. */
+/* Enters an identity for the page of `gva`, which has just been translated for fetching; `global`, `walk` as for a
+ * fill. */
 void shadow_fetch_set(struct vcpu *v, gva_t gva, uint64_t identity, const struct walk *walk);
 
 /* Whether a host address lies in the guard page or in a table: a miss; and what else a fault handler has to tell apart.
@@ -74,18 +86,21 @@ bool shadow_owns(const struct vcpu *v, uintptr_t host_address);
 /* Whether a host address lies in the read-only view of RAM. Async-signal-safe. */
 bool shadow_is_read_only_view(const struct vcpu *v, uintptr_t host_address);
 
-/* A translated access to `gva` faulted: fills what the guest's tables permit, raising the guest's fault through v->unwind if
- * they do not. True: the entry now permits this access, run the instruction again. False: it never will (device, ROM,
- * watched page, TLB_NONE): run it in C. Fills neighbours that the guest has already used (A set; D set for writing). */
+/* A translated access to `gva` faulted: fills what the guest's tables permit, raising the guest's fault through
+ * v->unwind if they do not. True: the entry now permits this access, run the instruction again. False: it does not
+ * (device, ROM, watched page, TLB_NONE, an address that is not canonical): run it in C, which raises what there is to
+ * raise. Fills neighbours that the guest has already used (A set; D set for writing). */
 bool shadow_fault(struct vcpu *v, gva_t gva, bool write);
 
 /* Called by mmu/access.c and cpu/control.c; no-ops while v->mmu_shadow is NULL. */
-void shadow_filled(struct vcpu *v, enum tlb_kind kind, gva_t gva, const struct walk *walk, const struct page_backing *page);
+void shadow_filled(struct vcpu *v, enum tlb_kind kind, gva_t gva, const struct walk *walk,
+                   const struct page_backing *page);
 void shadow_flush(struct vcpu *v, bool global_too);          /* this address space; with global pages: everything */
 void shadow_flush_non_global(struct vcpu *v);                /* all address spaces */
 void shadow_flush_page(struct vcpu *v, gva_t gva);           /* INVLPG: in this address space, and global */
 void shadow_flush_pcid(struct vcpu *v, uint64_t pcid, gva_t gva, bool one_page); /* INVPCID 0, 1 */
-void shadow_switch(struct vcpu *v, uint64_t cr3, bool keep); /* MOV CR3, before v->cr3 changes; `keep`: bit 63 was set */
+/* MOV CR3, before v->cr3 changes; `keep`: bit 63 was set. */
+void shadow_switch(struct vcpu *v, uint64_t cr3, bool keep);
 void shadow_stop_plain_writes(struct vcpu *v, gpa_t gpa);    /* entries of this physical page become read-only */
 void shadow_table_written(struct vcpu *v, gpa_t gpa, unsigned size); /* bytes of a page with PAGE_TABLE were written */
 

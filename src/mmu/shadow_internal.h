@@ -1,7 +1,7 @@
 /* What the files of the shadow page tables share.
  *
- * Three layers. shadow_table.c: the flat tables, of which only "islands" exist in memory. shadow_space.c: the logs, which
- * say what the tables hold and for whom. shadow.c: policies and the calls from outside.
+ * Three layers. shadow_table.c: the flat tables, of which only "islands" exist in memory. shadow_space.c: the logs,
+ * which say what the tables hold and for whom. shadow.c: policies and the calls from outside.
  *
  * Invariant: an entry is in use if and only if its island names a record for the page. That record is in the log of the
  * current address space, or in the log of global pages; it says for each kind of access what the entry permits, and the
@@ -14,8 +14,8 @@
 
 #define KINDS 3u /* TLB_KERNEL, TLB_KERNEL_AC, TLB_USER */
 
-/* A piece of a table that exists in memory: one host page of entries, 2 MiB of guest addresses. Measured: larger ones cost
- * more to fill with poison than they save in calls, since guests scatter what they touch. */
+/* A piece of a table that exists in memory: one host page of entries, 2 MiB of guest addresses. Measured: larger ones
+ * cost more to fill with poison than they save in calls, since guests scatter what they touch. */
 #define ISLAND_SHIFT 9u
 #define ISLAND_PAGES (1u << ISLAND_SHIFT)
 #define ISLAND_BYTES (ISLAND_PAGES * 8u)
@@ -222,14 +222,15 @@ bool table_has_room(const struct shadow *s);
 void table_reclaim(struct shadow *s);
 /* Gives all islands back. Nothing may be live. */
 void table_forget(struct shadow *s);
-/* Makes the entries of the record's page what the record says. Rights that the host has no memory for are taken from it. */
+/* Makes the entries of the record's page what the record says. Rights that the host has no memory for are taken from
+ * it. */
 void entries_write(struct shadow *s, struct island *island, struct record *record);
 /* Poisons the entries of a page. */
 void entries_clear(struct shadow *s, struct island *island, uint64_t key);
 
 /* ---- shadow_space.c ---- */
-/* Enters what a walk found: for `for_kind`, and for other kinds where their tables have an island already. Makes room by
- * evicting, or not: then false means that there is none. */
+/* Enters what a walk found: for `for_kind`, and for other kinds where their tables have an island already. Makes room
+ * by evicting, or not: then false means that there is none. */
 bool record_enter(struct shadow *s, const struct record *record, enum tlb_kind for_kind, bool global, bool may_evict);
 /* The record of a page in the tables, or NULL. */
 struct record *record_find(struct shadow *s, uint64_t page, bool wide);
@@ -262,7 +263,8 @@ void shadow_note_large(struct shadow *s, gva_t gva, const struct walk *walk);
 /* ---- shadow_track.c ---- */
 struct shadow_tracker *tracker_create(struct shadow *s);
 void tracker_destroy(struct shadow *s);
-/* A translation that is not global is about to be entered for the current space: watches the tables that it came from. */
+/* A translation that is not global is about to be entered for the current space: watches the tables that it came from.
+ * */
 void tracker_use(struct shadow *s, gva_t gva, const struct walk *walk);
 /* The log of the space has been emptied. */
 void tracker_forget_space(struct shadow *s, const struct space *space);

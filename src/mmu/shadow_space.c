@@ -1,9 +1,10 @@
 /* Logs: what the tables hold, and for which address space.
  *
  * A log is an array of records without order; a record that goes is replaced by the last one. Islands name the
- * records of the current address space and of global pages by their place in the log, so that a page's record is found, and
- * removed, at once. Leaving an address space walks over its log and poisons its entries; entering one writes them. Its log
- * meanwhile is only memory: what invalidates translations of an address space that is not the current one edits the log.
+ * records of the current address space and of global pages by their place in the log, so that a page's record is
+ * found, and removed, at once. Leaving an address space walks over its log and poisons its entries; entering one
+ * writes them. Its log meanwhile is only memory: what invalidates translations of an address space that is not the
+ * current one edits the log.
  *
  * What a kept record says may have become wrong for reasons that are not the guest's: its page may be watched now. So
  * whether a page is watched is looked at again when an entry is written back. Changes of the memory map drop all logs.

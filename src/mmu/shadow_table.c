@@ -1,16 +1,16 @@
 /* The flat tables and their islands.
  *
- * One reservation without access holds guard pages and the six tables: 2^36 entries of 8 bytes for each kind of access of
- * 64-bit code, 2^23 for each of 32-bit code. What is in use is an island: one host page of a table, made accessible
- * and filled with poison when the first entry in it is needed. Poison depends on the page, so that its sum with any address
- * of the page is the same guard address plus the offset within the page.
+ * One reservation without access holds guard pages and the six tables: 2^36 entries of 8 bytes for each kind of access
+ * of 64-bit code, 2^23 for each of 32-bit code. What is in use is an island: one host page of a table, made accessible
+ * and filled with poison when the first entry in it is needed. Poison depends on the page, so that its sum with any
+ * address of the page is the same guard address plus the offset within the page.
  *
  * The three tables of one width have their islands in common as a structure (which names the records, see
- * shadow_internal.h), but each has memory of its own only where it has entries: user pages do not appear in the table of
- * supervisor accesses under SMAP, and the other way round.
+ * shadow_internal.h), but each has memory of its own only where it has entries: user pages do not appear in the table
+ * of supervisor accesses under SMAP, and the other way round.
  *
- * The host may refuse memory or mappings at any time. Then an entry that should be is not: the access goes the slow way, as
- * it does for a device.
+ * The host may refuse memory or mappings at any time. Then an entry that should be is not: the access goes the slow
+ * way, as it does for a device.
  */
 #include "mmu/shadow_internal.h"
 
@@ -20,8 +20,8 @@
 
 #define GUARD_PAGES 16u
 #define POISON_BIT 1u
-/* Between tables, so that the entries of a page in the three of them do not have the same low bits: first-level caches that
- * look lines up by a hash of the linear address (AMD's) hold only one of them then. */
+/* Between tables, so that the entries of a page in the three of them do not have the same low bits: first-level caches
+ * that look lines up by a hash of the linear address (AMD's) hold only one of them then. */
 #define STAGGER (0x2d * PAGE_SIZE)
 
 bool table_reserve(struct shadow *s, struct error *err)

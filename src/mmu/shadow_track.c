@@ -1,22 +1,22 @@
 /* The guest's page tables that kept translations come from (policy proactive, without PCID).
  *
- * Each page that the walk went through on the way to an entry that is not global is watched, from the top table to the leaf's.
- * A "track" is one such page in one place of the hierarchy: its entries map consecutive pieces of the linear address space
- * from `base` on. It knows which of its entries have been used, and by which address spaces.
+ * Each page that the walk went through on the way to an entry that is not global is watched, from the top table to the
+ * leaf's. A "track" is one such page in one place of the hierarchy: its entries map consecutive pieces of the linear
+ * address space from `base` on. It knows which of its entries have been used, and by which address spaces.
  *
- * A write to an entry that was never used takes nothing away: it is how a guest adds a page. A write to a used one removes
- * what it maps from the current address space, and drops the logs of the others that have used the table: guests mostly
- * change the tables that they run on. So what a log holds always agrees with the tables, and CR3 can be loaded without
- * forgetting anything.
+ * A write to an entry that was never used takes nothing away: it is how a guest adds a page. A write to a used one
+ * removes what it maps from the current address space, and drops the logs of the others that have used the table:
+ * guests mostly change the tables that they run on. So what a log holds always agrees with the tables, and CR3 can be
+ * loaded without forgetting anything.
  *
- * Each of these writes is slow, since the page is watched. A table that is written again and again without being used in
- * between is being filled, write-protected or torn down as a whole, or its page has become something else. Then all that came
- * from it goes, and it is left alone until it is used again.
+ * Each of these writes is slow, since the page is watched. A table that is written again and again without being used
+ * in between is being filled, write-protected or torn down as a whole, or its page has become something else. Then all
+ * that came from it goes, and it is left alone until it is used again.
  *
  * The accessed and dirty bits that the walk sets are not such writes: they take nothing away.
  *
- * One page may be several tables: at several places, or at several levels (a page directory that maps itself). Each is a
- * track of its own; they are found together, by the page.
+ * One page may be several tables: at several places, or at several levels (a page directory that maps itself). Each is
+ * a track of its own; they are found together, by the page.
  */
 #include <stdlib.h>
 #include <string.h>
@@ -25,16 +25,17 @@
 
 #define TRACKS_MAX 4096u /* beyond, everything starts over */
 #define TRACK_BUCKETS 1024u
-#define STREAK_MAX 12u   /* writes in a row, without use */
+#define STREAK_MAX                                                                                                     \
+    3u /* writes in a row, without use; measured: with 12 there are twice as many, for little more that is kept */
 #define NONE 0xffffffffu
 
 struct track {
     uint64_t gpfn;
-    uint64_t base;       /* first page mapped, within the 2^36 */
-    uint64_t spaces;     /* bit by number of shadow.spaces[] */
-    uint64_t used[16];   /* bit by entry */
-    uint32_t next;       /* in its bucket, or in the list of free ones */
-    uint8_t shift;       /* an entry maps 1 << shift pages */
+    uint64_t base;     /* first page mapped, within the 2^36 */
+    uint64_t spaces;   /* bit by number of shadow.spaces[] */
+    uint64_t used[16]; /* bit by entry */
+    uint32_t next;     /* in its bucket, or in the list of free ones */
+    uint8_t shift;     /* an entry maps 1 << shift pages */
     uint8_t entry_size;
     uint8_t streak;
     bool live;

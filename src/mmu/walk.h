@@ -24,9 +24,9 @@ struct walk {
  * `*error` is the page-fault error code, nothing was changed. With `peek` neither permissions nor A/D bits matter. */
 bool walk_page_tables(struct vcpu *v, gva_t gva, unsigned flags, bool peek, struct walk *walk, uint32_t *error);
 
-/* After a walk for `gva`: the translation of the page `distance` pages away, if the same table, or the same large page, maps
- * it and it has been accessed before. Changes nothing in the tables; `sibling` can be used as if it had been walked for
- * reading, by any kind of access that its `user` and `nx` allow. */
+/* After a walk for `gva`: the translation of the page `distance` pages away, if the same table, or the same large
+ * page, maps it and it has been accessed before. Changes nothing in the tables; `sibling` can be used as if it had
+ * been walked for reading, by any kind of access that its `user` and `nx` allow. */
 bool walk_sibling(struct vcpu *v, gva_t gva, const struct walk *walk, int distance, struct walk *sibling);
 
 #endif

@@ -1,10 +1,11 @@
 /* Shadow page tables.
  *
- * What an entry permits is looked at as translated code does: the sum of an address and its entry must lie in the right view
- * of RAM, or in the guard page, or the entry must not be readable at all. The rules of permission are those of SDM vol. 3,
- * 4.6, the rules of invalidation those of 4.10.4; both are written down here once more. The last test makes thousands of
- * random changes to page tables, invalidations and accesses, under every policy and in every format: an entry may only
- * permit what the tables have said since the last time that the architecture demands a new look.
+ * What an entry permits is looked at as translated code does: the sum of an address and its entry must lie in the
+ * right view of RAM, or in the guard page, or the entry must not be readable at all. The rules of permission are those
+ * of SDM vol. 3, 4.6, the rules of invalidation those of 4.10.4; both are written down here once more. The last test
+ * makes thousands of random changes to page tables, invalidations and accesses, under every policy and in every
+ * format: an entry may only permit what the tables have said since the last time that the architecture demands a new
+ * look.
  */
 #include <sys/uio.h>
 #include <unistd.h>
@@ -152,7 +153,8 @@ static void test_poison(void **state)
 {
     struct bench *b = *state;
     long_mode(b, SHADOW_TAGGED, 0);
-    static const gva_t gvas[] = {0, 0x1fffff, 0x7fffffffffff, 0xffff800000000000, 0xffffffffffffffff, 0xffff800000001fff};
+    static const gva_t gvas[] = {0, 0x1fffff, 0x7fffffffffff, 0xffff800000000000, 0xffffffffffffffff,
+                                 0xffff800000001fff};
     leaf_put(b, 0, 0x10, FRAME(1) | P | W | U | A | D);
     for (unsigned kind = 0; kind < TLB_NONE; kind++)
         for (unsigned i = 0; i < ARRAY_LEN(gvas); i++)
@@ -225,7 +227,8 @@ static void try_permissions(struct bench *b, uint64_t leaf, bool wp, bool smap)
     assert_int_equal(fault(b, gva_of(7), false), PERMITTED);
     bool user = leaf & U, writable = leaf & W, dirty = leaf & D;
     enum outcome supervisor = dirty && (writable || !wp) ? READ_WRITE : READ_ONLY;
-    assert_true(goes_to(b, TLB_USER, true, gva_of(7), FRAME(3), !user ? MISS : dirty && writable ? READ_WRITE : READ_ONLY));
+    enum outcome by_user = !user ? MISS : dirty && writable ? READ_WRITE : READ_ONLY;
+    assert_true(goes_to(b, TLB_USER, true, gva_of(7), FRAME(3), by_user));
     assert_true(goes_to(b, TLB_KERNEL_AC, true, gva_of(7), FRAME(3), supervisor));
     if (smap)
         assert_true(goes_to(b, TLB_KERNEL, true, gva_of(7), FRAME(3), user ? MISS : supervisor));
@@ -468,7 +471,8 @@ static void test_large_pages(void **state)
         for (unsigned i = 0; i < 512; i += 37)
             assert_int_equal(fault(b, base + 0x1000 * i, true), PERMITTED);
         assert_true(goes_to(b, TLB_KERNEL_AC, true, base + 0x1000 * 37, to + 0x1000 * 37, READ_WRITE));
-        assert_true(goes_to(b, TLB_KERNEL_AC, true, base + 0x1000 * 38, to + 0x1000 * 38, READ_WRITE)); /* a neighbour */
+        /* A neighbour. */
+        assert_true(goes_to(b, TLB_KERNEL_AC, true, base + 0x1000 * 38, to + 0x1000 * 38, READ_WRITE));
         mmu_switch(b->v, ROOT(1) | 1, true);
         assert_true(goes_to(b, TLB_KERNEL_AC, true, base, 0, MISS));
         mmu_flush_pcid(b->v, 0, base + 0x5000, true);
@@ -929,8 +933,8 @@ static void verify(struct random_test *t)
             bool write = outcome == READ_WRITE, smap = b->v->cr4 & CR4_SMAP;
             if (!explains(&t->own[t->current][page], gpa, kind, write, smap) &&
                 !explains(&t->global[page], gpa, kind, write, smap))
-                fail_msg("format %d policy %d: page %u kind %u leads to %#llx, write %d", t->format, t->policy, page, kind,
-                         (unsigned long long)gpa, write);
+                fail_msg("format %d policy %d: page %u kind %u leads to %#llx, write %d", t->format, t->policy, page,
+                         kind, (unsigned long long)gpa, write);
             assert_false(write && (*memory_page(b->memory, gpa).flags & PAGE_WATCHED));
         }
         uint64_t identity = shadow_fetch_slots(b->v)[gva >> 12 & (SHADOW_FETCH_SLOTS - 1)];
@@ -945,8 +949,8 @@ static void verify(struct random_test *t)
 
 static uint64_t random_bits(struct random_test *t)
 {
-    return (dice(t, 8) ? P : 0) | (dice(t, 3) ? W : 0) | (dice(t, 3) ? U : 0) | (dice(t, 2) ? A : 0) | (dice(t, 2) ? D : 0) |
-           (dice(t, 4) ? 0 : G);
+    return (dice(t, 8) ? P : 0) | (dice(t, 3) ? W : 0) | (dice(t, 3) ? U : 0) | (dice(t, 2) ? A : 0) |
+           (dice(t, 2) ? D : 0) | (dice(t, 4) ? 0 : G);
 }
 
 static void edit(struct random_test *t)
@@ -962,7 +966,8 @@ static void edit(struct random_test *t)
     }
     for (unsigned n = dice(t, 12) ? 1 : AREA_PAGES; n > 0; n--) {
         unsigned slot = (page % AREA_PAGES + n) % AREA_PAGES;
-        table_put(t->b, leaf_table(space, area) + slot * entry_size(t), FRAME(dice(t, 16)) | random_bits(t), entry_size(t));
+        uint64_t entry = FRAME(dice(t, 16)) | random_bits(t);
+        table_put(t->b, leaf_table(space, area) + slot * entry_size(t), entry, entry_size(t));
     }
 }
 
