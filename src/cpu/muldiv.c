@@ -101,14 +101,36 @@ static u128 dividend(const struct vcpu *v, unsigned size)
     }
 }
 
-static void divide_store(struct vcpu *v, unsigned size, uint64_t quotient, uint64_t remainder)
+/* The division itself, known to be possible, with the flags that the host's makes: undefined ones, but the same in every
+ * engine. Operands and results as in AX or rDX:rAX. */
+#define HOST_DIVIDE(instruction, divisor_operand)                                                                      \
+    __asm__("movl %[st], %%eax\n\t" GIVE_FLAGS "movq %[low], %%rax\n\t" instruction " " divisor_operand                 \
+            "\n\tmovq %%rax, %[low]\n\t" TAKE_FLAGS "\n\tmovl %%eax, %[st]"                                           \
+            : [low] "+&r"(low), "+&d"(high), [st] "+&r"(st)                                                            \
+            : [d] "r"(divisor)                                                                                         \
+            : "rax", "cc")
+#define HOST_DIVIDE_SIZES(name)                                                                                        \
+    switch (size) {                                                                                                    \
+    case 1: HOST_DIVIDE(name, "%b[d]"); break;                                                                         \
+    case 2: HOST_DIVIDE(name, "%w[d]"); break;                                                                         \
+    case 4: HOST_DIVIDE(name, "%k[d]"); break;                                                                         \
+    default: HOST_DIVIDE(name, "%q[d]"); break;                                                                        \
+    }
+static void divide(struct vcpu *v, unsigned size, uint64_t divisor, bool is_signed)
 {
+    uint64_t low = v->regs[RAX], high = v->regs[RDX];
+    uint32_t st = v->status;
+    if (is_signed)
+        HOST_DIVIDE_SIZES("idiv")
+    else
+        HOST_DIVIDE_SIZES("div")
+    v->status = (uint16_t)st;
     if (size == 1) {
-        REG(v, RAX * 8, uint16_t) = (uint16_t)((remainder & 0xff) << 8 | (quotient & 0xff));
+        REG(v, RAX * 8, uint16_t) = (uint16_t)low;
         return;
     }
-    reg_write(v, RAX * 8, size, quotient);
-    reg_write(v, RDX * 8, size, remainder);
+    reg_write(v, RAX * 8, size, low);
+    reg_write(v, RDX * 8, size, high);
 }
 
 static const struct insn *divide_unsigned(struct vcpu *v, const struct insn *in)
@@ -118,17 +140,7 @@ static const struct insn *divide_unsigned(struct vcpu *v, const struct insn *in)
     u128 n = dividend(v, size);
     if (divisor == 0 || (n >> (8 * size)) >= divisor)
         fault_de(v);
-    uint64_t quotient, remainder;
-    if (size == 8) {
-        __asm__("divq %[d]"
-                : "=a"(quotient), "=d"(remainder)
-                : [d] "r"(divisor), "a"((uint64_t)n), "d"((uint64_t)(n >> 64))
-                : "cc");
-    } else {
-        quotient = (uint64_t)n / divisor;
-        remainder = (uint64_t)n % divisor;
-    }
-    divide_store(v, size, quotient, remainder);
+    divide(v, size, divisor, false);
     NEXT(v, in);
 }
 
@@ -148,17 +160,10 @@ static const struct insn *divide_signed(struct vcpu *v, const struct insn *in)
     u128 lowest = (u128)1 << (2 * bits - 1);
     if (divisor == -1 && raw == lowest)
         fault_de(v); /* would overflow even the wide quotient */
-    s128 quotient, remainder;
-    if ((int64_t)n == n && (int64_t)n != INT64_MIN) {
-        quotient = (int64_t)n / (int64_t)divisor;
-        remainder = (int64_t)n % (int64_t)divisor;
-    } else {
-        quotient = n / divisor;
-        remainder = n % divisor;
-    }
+    s128 quotient = (int64_t)n == n && (int64_t)n != INT64_MIN ? (int64_t)n / (int64_t)divisor : n / divisor;
     if (quotient != sign_extend((u128)quotient, bits))
         fault_de(v);
-    divide_store(v, size, (uint64_t)quotient, (uint64_t)remainder);
+    divide(v, size, (uint64_t)divisor, true);
     NEXT(v, in);
 }
 

@@ -155,7 +155,7 @@ void returns_reset(struct translate *t)
         uint64_t empty = t->returns[i].empty;
         uint64_t host = (uintptr_t)(t->execute + t->at.underflow[t->key & KEY_NARROW ? 1 : 0]), never = NEVER_RETURNED_TO;
         memcpy((void *)(uintptr_t)empty, &host, sizeof host);
-        memcpy((void *)(uintptr_t)(empty + 48), &never, sizeof never);
+        memcpy((void *)(uintptr_t)(empty - 8), &never, sizeof never);
         t->returns[i].rsp = empty;
         if (t->entered == (int)i)
             t->v->translated.return_rsp = empty;

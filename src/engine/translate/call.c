@@ -77,11 +77,16 @@ uint64_t translate_call(struct vcpu *v, uint64_t number)
     v->regs[GPR_PAGE] = block_rip(t, block) & ~PAGE_OFFSET_MASK;
     v->rip = v->regs[GPR_PAGE] + in->off;
     uint64_t next = rip_cut(in, v->rip + in->len);
+    if (verify_stops_here(t)) {
+        t->interpret_one = true;
+        v->translated.exit = EXIT_RETURNED;
+        return 0;
+    }
     __atomic_store_n(&v->instructions_stop, UINT64_MAX, __ATOMIC_SEQ_CST);
     if (atomic_load(&v->pending) != 0)
         v->instructions_stop = 0;
     events_run_single(v, in);
-    uint64_t resume = resume_at(t, block, next, site->resume);
+    uint64_t resume = site->resume != 0 ? resume_at(t, block, next, site->resume) : 0;
     if (resume == 0)
         v->translated.exit = EXIT_RETURNED;
     return resume;

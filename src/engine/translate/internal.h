@@ -127,7 +127,7 @@ struct exit_site {
 struct call_site {
     struct insn in[2];    /* with the end of the run behind it */
     uint32_t block;
-    uint32_t resume;      /* offset in the cache */
+    uint32_t resume;      /* offset in the cache; 0: nothing follows it in its block */
     uint16_t index;       /* of the instruction in its block */
     uint16_t status;      /* nonzero: flags are in memory */
 };

@@ -30,6 +30,21 @@ static uint32_t cache_offset(const struct lower *l, const uint8_t *p)
     return (uint32_t)(p - l->t->write);
 }
 
+/* Control never comes to the instruction behind it. */
+static bool ends_block(const struct insn *in)
+{
+    switch (in->row) {
+    case ROW_NONE:
+    case ROW_IRET: case ROW_IRETD: case ROW_IRETQ:
+    case ROW_SYSCALL: case ROW_SYSRET: case ROW_SYSENTER: case ROW_SYSEXIT:
+    case ROW_INT: case ROW_INT3: case ROW_INT1:
+    case ROW_UD0: case ROW_UD1: case ROW_UD2:
+    case ROW_HLT: case ROW_RSM:
+    case ROW_JMP: case ROW_CALL: case ROW_RET: return true;
+    default: return false;
+    }
+}
+
 /* ---- exits and calls ---- */
 
 uint32_t lower_exit(struct lower *l, enum exit_kind kind, uint64_t rip, unsigned executed)
@@ -87,7 +102,7 @@ void lower_call(struct lower *l)
     uint32_t site = call_site(l);
     emit_mov_imm(&l->e, T, site);
     jump_trampoline(l, (l->status ? l->t->at.call_status : l->t->at.call)[l->narrow]);
-    l->t->sites[site].resume = cache_offset(l, l->e.p);
+    l->t->sites[site].resume = ends_block(&l->in) ? 0 : cache_offset(l, l->e.p);
     l->t->sites[site].status = l->status;
     l->status = false;
     l->aligned4 = l->aligned8 = 0;
@@ -153,6 +168,8 @@ static bool may_copy(const struct lower *l)
             if (l->in.op_kind[i] == OPERAND_SEG || l->in.op_kind[i] == OPERAND_CR || l->in.op_kind[i] == OPERAND_DR)
                 return false;
         return true;
+    case ROW_PAUSE: /* in the interpreter it goes through the door */
+        return l->t->verify == NULL;
     case ROW_CLD: /* DF is not in the host's flags */
     case ROW_STD:
     case ROW_LEAVE:
@@ -377,21 +394,6 @@ static bool lower_mov_spilled(struct lower *l)
 }
 
 /* ---- one instruction ---- */
-
-/* Control never comes to the instruction behind it. */
-static bool ends_block(const struct insn *in)
-{
-    switch (in->row) {
-    case ROW_NONE:
-    case ROW_IRET: case ROW_IRETD: case ROW_IRETQ:
-    case ROW_SYSCALL: case ROW_SYSRET: case ROW_SYSENTER: case ROW_SYSEXIT:
-    case ROW_INT: case ROW_INT3: case ROW_INT1:
-    case ROW_UD0: case ROW_UD1: case ROW_UD2:
-    case ROW_HLT: case ROW_RSM:
-    case ROW_JMP: case ROW_CALL: case ROW_RET: return true;
-    default: return false;
-    }
-}
 
 static bool is_nothing(const struct insn *in)
 {

@@ -8,8 +8,8 @@
  * that RSP keeps its low bits); a return compares what it finds on the guest's stack with that, and returns on the
  * host if they agree: then the host predicts it. If not, it is an indirect branch.
  *
- *     [rsp]       where the host goes on: the landing behind the call
- *     [rsp + 48]  the guest's return address
+ *     [rsp]      where the host goes on: the landing behind the call
+ *     [rsp - 8]  the guest's return address; written first, so that it finds the end of the stack
  *
  * Nothing of the guest's is changed before the last thing that can fault or fail; whatever fails leaves the block
  * at the instruction's start and the interpreter does it.
@@ -130,10 +130,10 @@ static void push_return(struct lower *l)
 {
     struct emit *e = &l->e;
     if (l->next == (uint64_t)(int64_t)(int32_t)l->next) {
-        emit_store_imm(e, true, MEM(HSP, -16), (int32_t)l->next);
+        emit_store_imm(e, true, MEM(HSP, -(int32_t)RETURN_FRAME - 8), (int32_t)l->next);
     } else {
         emit_mov_imm(e, T, l->next);
-        emit_store(e, MEM(HSP, -16), T);
+        emit_store(e, MEM(HSP, -(int32_t)RETURN_FRAME - 8), T);
     }
     push_address(l);
     store_constant(l, l->next);
@@ -216,7 +216,7 @@ static bool lower_ret(struct lower *l)
         emit_load32(e, S, MEM_INDEX(H_GUEST_RSP, T, 0, 0));
     else
         emit_load(e, S, MEM_INDEX(H_GUEST_RSP, T, 0, 0));
-    emit_load(e, T, MEM(HSP, 48));
+    emit_load(e, T, MEM(HSP, -8));
     emit_not(e, T);
     emit_lea(e, T, MEM_INDEX(T, S, 0, 1));
     uint8_t *same = emit_jrcxz(e);
