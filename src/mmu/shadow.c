@@ -231,6 +231,25 @@ static void prefill(struct shadow *s, enum tlb_kind kind, gva_t gva, const struc
     }
 }
 
+bool shadow_is_table(const struct vcpu *v, uintptr_t host_address)
+{
+    const struct shadow *s = v->mmu_shadow;
+    uintptr_t tables = (uintptr_t)s->table[0][0];
+    return host_address >= tables && host_address - (uintptr_t)s->reserved < s->reserved_size;
+}
+
+bool shadow_touch(struct vcpu *v, gva_t gva)
+{
+    struct shadow *s = v->mmu_shadow;
+    if (v->tlb == &v->tlbs[TLB_NONE] || !gva_canonical(gva))
+        return false;
+    if (!table_has_room(s))
+        shadow_evict(s);
+    bool wide = v->code_mode == CODE_64;
+    uint64_t page = wide ? gva >> PAGE_SHIFT & (WIDE_PAGES - 1) : (uint32_t)gva >> PAGE_SHIFT;
+    return table_touch(s, page, wide, (enum tlb_kind)(v->tlb - v->tlbs));
+}
+
 bool shadow_fault(struct vcpu *v, gva_t gva, bool write)
 {
     struct shadow *s = v->mmu_shadow;

@@ -86,6 +86,11 @@ bool shadow_owns(const struct vcpu *v, uintptr_t host_address);
 /* Whether a host address lies in the read-only view of RAM. Async-signal-safe. */
 bool shadow_is_read_only_view(const struct vcpu *v, uintptr_t host_address);
 
+/* Whether a host address lies in a table: a part of it without any entry was read. */
+bool shadow_is_table(const struct vcpu *v, uintptr_t host_address);
+/* Makes the part of the current table where the entry of `gva` stands readable: poison, for now. False: not possible. */
+bool shadow_touch(struct vcpu *v, gva_t gva);
+
 /* A translated access to `gva` faulted: fills what the guest's tables permit, raising the guest's fault through
  * v->unwind if they do not. True: the entry now permits this access, run the instruction again. False: it does not
  * (device, ROM, watched page, TLB_NONE, an address that is not canonical): run it in C, which raises what there is to

@@ -217,6 +217,8 @@ struct island *island_find(struct shadow *s, uint64_t page, bool wide);
 /* The same, made if need be; NULL if the host has no memory. Does not look at the bound. */
 struct island *island_get(struct shadow *s, uint64_t page, bool wide);
 /* Whether the islands of one more page fit. */
+/* Makes the part of a table that has this page's entry readable. */
+bool table_touch(struct shadow *s, uint64_t page, bool wide, enum tlb_kind kind);
 bool table_has_room(const struct shadow *s);
 /* Gives islands without records back to the host. */
 void table_reclaim(struct shadow *s);

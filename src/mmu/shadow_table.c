@@ -114,6 +114,12 @@ static bool island_populate(struct shadow *s, struct island *island, unsigned ki
     return true;
 }
 
+bool table_touch(struct shadow *s, uint64_t page, bool wide, enum tlb_kind kind)
+{
+    struct island *island = island_get(s, page, wide);
+    return island != NULL && (island->chunk[kind] != s->nowhere || island_populate(s, island, kind));
+}
+
 /* Back to what it was before it was used. */
 static void unmap(void *at, uint64_t size)
 {

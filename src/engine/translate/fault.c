@@ -140,6 +140,9 @@ static uint64_t handle_miss(struct translate *t, struct block *block, unsigned i
     bool write = t->fault.trap == TRAP_PF && (t->fault.error & ERROR_WRITE);
     uint64_t gva = accessed(t, map, write);
     struct form *form = form_of(t, block->piece, map->off, true);
+    /* Reading the table faulted: whether it is for a write will be known when the access itself faults. */
+    if (shadow_is_table(v, t->fault.address))
+        return shadow_touch(v, gva) ? resume_at(t, block, v->rip, block->code + map->host) : run_in_c(t, block, index, true);
     if (shadow_fault(v, gva, write)) {
         t->counters.fault_miss++;
         if (form->misses < 255 && ++form->misses == MISSES_MAX && !(form->form & FORM_MISS) && map->size != 0)
