@@ -203,6 +203,7 @@ struct vcpu_platform {
 #define TLB_BITS 10
 #define TLB_SIZE (1u << TLB_BITS)
 #define TLB_NO_TAG 1ull
+#define TLB_WRITTEN_BITS 4096u
 struct tlb_entry {
     uint64_t read_tag;
     uint64_t write_tag; /* set only where a write needs no notice: RAM, not watched, dirty in the guest's table */
@@ -326,6 +327,7 @@ struct vcpu {
     /* --- mmu --- */
     uint64_t pdpte[4]; /* PAE: loaded with CR3 */
     struct tlb tlbs[TLB_KIND_COUNT];
+    uint64_t tlb_written[TLB_WRITTEN_BITS / 64]; /* by physical page, modulo: some write tag may lead to it */
     struct itlb_entry itlb[ITLB_SIZE];
     gva_t large_low, large_high; /* range of all large pages that have been entered, piece by piece, in the TLBs */
     struct {

@@ -42,6 +42,36 @@ static _Noreturn void fault_non_canonical(struct vcpu *v, unsigned flags)
     fault_gp(v, 0);
 }
 
+static void note_large(struct vcpu *v, gva_t gva, uint64_t size)
+{
+    gva_t base = gva & ~(size - 1);
+    if (base < v->large_low)
+        v->large_low = base;
+    if (base + (size - 1) > v->large_high)
+        v->large_high = base + (size - 1);
+}
+
+static uint64_t *tlb_written(struct vcpu *v, gpa_t gpa)
+{
+    return &v->tlb_written[(gpa >> PAGE_SHIFT & (TLB_WRITTEN_BITS - 1)) / 64];
+}
+
+static void tlb_enter(struct vcpu *v, struct tlb *tlb, gva_t gva, gpa_t gpa, const struct page_backing *page, bool writable)
+{
+    v->count.tlb_fills++;
+    gva_t gva_page = gva & ~PAGE_OFFSET_MASK;
+    struct tlb_entry *e = &tlb->entries[gva >> PAGE_SHIFT & (TLB_SIZE - 1)];
+    tlb->used = true;
+    e->read_tag = gva_page;
+    bool plain_write =
+        page->kind == PAGE_RAM && writable && !(__atomic_load_n(page->flags, __ATOMIC_RELAXED) & PAGE_WATCHED);
+    e->write_tag = plain_write ? gva_page : TLB_NO_TAG;
+    e->addend = (intptr_t)page->hva - (intptr_t)gva_page;
+    e->gpa = gpa & ~PAGE_OFFSET_MASK;
+    if (plain_write)
+        *tlb_written(v, gpa) |= 1ull << (gpa >> PAGE_SHIFT) % 64;
+}
+
 /* Translates and enters the page into the TLB of this kind of access. */
 gpa_t mmu_translate_walk(struct vcpu *v, gva_t gva, unsigned flags, struct walk *walk, struct page_backing *page)
 {
@@ -52,34 +82,42 @@ gpa_t mmu_translate_walk(struct vcpu *v, gva_t gva, unsigned flags, struct walk 
     if (!walk_page_tables(v, gva, flags, false, walk, &error))
         fault_pf(v, gva, error);
     *page = memory_page(v->memory, walk->gpa);
-    if (walk->size > PAGE_SIZE) {
-        gva_t base = gva & ~(walk->size - 1);
-        if (base < v->large_low)
-            v->large_low = base;
-        if (base + (walk->size - 1) > v->large_high)
-            v->large_high = base + (walk->size - 1);
-    }
+    if (walk->size > PAGE_SIZE)
+        note_large(v, gva, walk->size);
     struct tlb *tlb = tlb_for(v, flags);
     if (tlb == &v->tlbs[TLB_NONE] || (page->kind != PAGE_RAM && page->kind != PAGE_ROM) || (flags & ACCESS_FETCH))
         return walk->gpa;
     if (v->mmu_shadow != NULL)
         shadow_filled(v, (enum tlb_kind)(tlb - v->tlbs), gva, walk, page);
-    v->count.tlb_fills++;
-    gva_t gva_page = gva & ~PAGE_OFFSET_MASK;
-    struct tlb_entry *e = &tlb->entries[gva >> PAGE_SHIFT & (TLB_SIZE - 1)];
-    tlb->used = true;
-    e->read_tag = gva_page;
-    bool plain_write = page->kind == PAGE_RAM && walk->writable && walk->dirty &&
-                       !(__atomic_load_n(page->flags, __ATOMIC_RELAXED) & PAGE_WATCHED);
-    e->write_tag = plain_write ? gva_page : TLB_NO_TAG;
-    e->addend = (intptr_t)page->hva - (intptr_t)gva_page;
-    e->gpa = walk->gpa & ~PAGE_OFFSET_MASK;
+    tlb_enter(v, tlb, gva, walk->gpa, page, walk->writable && walk->dirty);
     return walk->gpa;
+}
+
+/* The same from the shadow page tables, if they have it: they are tagged, and far larger than a TLB. */
+static bool translate_by_shadow(struct vcpu *v, gva_t gva, unsigned flags, struct page_backing *page, gpa_t *gpa)
+{
+    struct tlb *tlb = tlb_for(v, flags);
+    struct shadow_translation found;
+    if (tlb == &v->tlbs[TLB_NONE] || (flags & ACCESS_FETCH) || (vcpu_long_mode(v) && !gva_canonical(gva)) ||
+        !shadow_lookup(v, (enum tlb_kind)(tlb - v->tlbs), gva, flags & ACCESS_WRITE, &found))
+        return false;
+    *gpa = found.gpa;
+    *page = found.page;
+    if (found.size > PAGE_SIZE)
+        note_large(v, gva, found.size);
+    tlb_enter(v, tlb, gva, found.gpa, page, found.writable);
+    return true;
 }
 
 static gpa_t translate_fill(struct vcpu *v, gva_t gva, unsigned flags, struct page_backing *page)
 {
     struct walk walk;
+    gpa_t gpa;
+    if (v->mmu_shadow != NULL) {
+        check_memory_map(v);
+        if (translate_by_shadow(v, gva, flags, page, &gpa))
+            return gpa;
+    }
     return mmu_translate_walk(v, gva, flags, &walk, page);
 }
 
@@ -318,6 +356,7 @@ static void flush_tlbs(struct vcpu *v)
         tlb->used = false;
     }
     memset(v->itlb, 0xff, sizeof v->itlb);
+    memset(v->tlb_written, 0, sizeof v->tlb_written);
     v->large_low = UINT64_MAX;
     v->large_high = 0;
 }
@@ -395,6 +434,8 @@ void mmu_stop_plain_writes(struct vcpu *v, gpa_t gpa)
 {
     gpa &= ~PAGE_OFFSET_MASK;
     shadow_stop_plain_writes(v, gpa);
+    if (!(*tlb_written(v, gpa) & 1ull << (gpa >> PAGE_SHIFT) % 64))
+        return;
     for (unsigned kind = 0; kind < TLB_KIND_COUNT; kind++) {
         struct tlb *tlb = &v->tlbs[kind];
         if (!tlb->used)

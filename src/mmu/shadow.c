@@ -214,6 +214,22 @@ void shadow_filled(struct vcpu *v, enum tlb_kind kind, gva_t gva, const struct w
     fill(v->mmu_shadow, kind, gva, walk, page, true);
 }
 
+bool shadow_lookup(struct vcpu *v, enum tlb_kind kind, gva_t gva, bool write, struct shadow_translation *found)
+{
+    struct shadow *s = v->mmu_shadow;
+    const struct record *record = record_find(s, gva >> PAGE_SHIFT & (WIDE_PAGES - 1), v->code_mode == CODE_64);
+    if (record == NULL || key_right(record->key, kind) < (write ? RIGHT_WRITE : RIGHT_READ))
+        return false;
+    uint64_t offset = (uint64_t)record->frame << PAGE_SHIFT;
+    found->gpa = (offset < MEMORY_LOW_MAX ? offset : offset - MEMORY_LOW_MAX + MEMORY_HIGH_BASE) | (gva & PAGE_OFFSET_MASK);
+    found->page = (struct page_backing){.kind = PAGE_RAM,
+                                        .hva = (uint8_t *)(uintptr_t)(s->view[RIGHT_WRITE] + offset),
+                                        .flags = (uint8_t *)&s->page_flags[record->frame]};
+    found->size = large_pages(key_size(record->key)) * PAGE_SIZE;
+    found->writable = key_right(record->key, kind) == RIGHT_WRITE;
+    return true;
+}
+
 static void prefill(struct shadow *s, enum tlb_kind kind, gva_t gva, const struct walk *walk)
 {
     struct vcpu *v = s->v;
