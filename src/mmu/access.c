@@ -56,7 +56,8 @@ static uint64_t *tlb_written(struct vcpu *v, gpa_t gpa)
     return &v->tlb_written[(gpa >> PAGE_SHIFT & (TLB_WRITTEN_BITS - 1)) / 64];
 }
 
-static void tlb_enter(struct vcpu *v, struct tlb *tlb, gva_t gva, gpa_t gpa, const struct page_backing *page, bool writable)
+static void tlb_enter(struct vcpu *v, struct tlb *tlb, gva_t gva, gpa_t gpa, const struct page_backing *page,
+                      bool writable)
 {
     v->count.tlb_fills++;
     gva_t gva_page = gva & ~PAGE_OFFSET_MASK;

@@ -221,7 +221,8 @@ bool shadow_lookup(struct vcpu *v, enum tlb_kind kind, gva_t gva, bool write, st
     if (record == NULL || key_right(record->key, kind) < (write ? RIGHT_WRITE : RIGHT_READ))
         return false;
     uint64_t offset = (uint64_t)record->frame << PAGE_SHIFT;
-    found->gpa = (offset < MEMORY_LOW_MAX ? offset : offset - MEMORY_LOW_MAX + MEMORY_HIGH_BASE) | (gva & PAGE_OFFSET_MASK);
+    gpa_t frame = offset < MEMORY_LOW_MAX ? offset : offset - MEMORY_LOW_MAX + MEMORY_HIGH_BASE;
+    found->gpa = frame | (gva & PAGE_OFFSET_MASK);
     found->page = (struct page_backing){.kind = PAGE_RAM,
                                         .hva = (uint8_t *)(uintptr_t)(s->view[RIGHT_WRITE] + offset),
                                         .flags = (uint8_t *)&s->page_flags[record->frame]};
@@ -259,6 +260,8 @@ bool shadow_touch(struct vcpu *v, gva_t gva)
     struct shadow *s = v->mmu_shadow;
     if (v->tlb == &v->tlbs[TLB_NONE] || !gva_canonical(gva))
         return false;
+    if (!table_has_room(s))
+        table_reclaim(s);
     if (!table_has_room(s))
         shadow_evict(s);
     bool wide = v->code_mode == CODE_64;

@@ -97,9 +97,8 @@ bool shadow_touch(struct vcpu *v, gva_t gva);
  * raise. Fills neighbours that the guest has already used (A set; D set for writing). */
 bool shadow_fault(struct vcpu *v, gva_t gva, bool write);
 
-/* Called by mmu/access.c and cpu/control.c; no-ops while v->mmu_shadow is NULL. */
-/* What an entry in the tables says, for others than translated code: as good as a hit in a TLB. Not for addresses that are
- * not canonical. False: there is none that permits this access. */
+/* What an entry in the tables says, for others than translated code: as good as a hit in a TLB. Not for addresses that
+ * are not canonical. False: there is none that permits this access. */
 struct shadow_translation {
     gpa_t gpa;
     struct page_backing page;
@@ -107,6 +106,8 @@ struct shadow_translation {
     bool writable;
 };
 bool shadow_lookup(struct vcpu *v, enum tlb_kind kind, gva_t gva, bool write, struct shadow_translation *found);
+
+/* Called by mmu/access.c and cpu/control.c. The flushes and those behind them do nothing while v->mmu_shadow is NULL. */
 void shadow_filled(struct vcpu *v, enum tlb_kind kind, gva_t gva, const struct walk *walk,
                    const struct page_backing *page);
 void shadow_flush(struct vcpu *v, bool global_too);          /* this address space; with global pages: everything */

@@ -216,9 +216,9 @@ void table_release(struct shadow *s);
 struct island *island_find(struct shadow *s, uint64_t page, bool wide);
 /* The same, made if need be; NULL if the host has no memory. Does not look at the bound. */
 struct island *island_get(struct shadow *s, uint64_t page, bool wide);
-/* Whether the islands of one more page fit. */
-/* Makes the part of a table that has this page's entry readable. */
+/* Makes the part of a table that has this page's entry readable. Does not look at the bound either. */
 bool table_touch(struct shadow *s, uint64_t page, bool wide, enum tlb_kind kind);
+/* Whether the islands of one more page fit. */
 bool table_has_room(const struct shadow *s);
 /* Gives islands without records back to the host. */
 void table_reclaim(struct shadow *s);

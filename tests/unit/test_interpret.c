@@ -236,6 +236,45 @@ static void code_written_by_string_instruction(void **state)
     }
 }
 
+static bool never_interested(struct vcpu *v, gpa_t gpa, unsigned size)
+{
+    v->rmw.gva = gpa << 8 | size; /* any place that a test can read */
+    return false;
+}
+
+/* Data on the page of the code that writes it: nothing is decoded anew. A write to a byte of an instruction discards. */
+static void data_beside_code(void **state)
+{
+    struct bench *b = *state;
+    bench_protected(b, 0);
+    handlers(b);
+    uint8_t *flags = memory_page(b->memory, CODE_AT).flags;
+    /* inc dword [CODE_AT + 0x800]; dec ecx; jnz -9; hlt */
+    CODE_PUT(b, CODE_AT, "\xff\x05\x00\x08\x01\x00\x49\x75\xf7\xf4");
+    b->v->regs[RCX] = 1000;
+    b->v->code_written = never_interested;
+    run(b, 4000);
+    assert_int_equal(b->v->activity, ACTIVITY_HLT);
+    assert_int_equal(get32(b, CODE_AT + 0x800), 1000);
+    assert_int_equal(b->v->count.code_invalidations, 0);
+    assert_int_equal(b->v->rmw.gva, (CODE_AT + 0x800) << 8 | 4);
+    assert_true(*flags & PAGE_CODE);
+    uint8_t nop = 0x90;
+    assert_true(memory_write(b->memory, CODE_AT + 0xa, &nop, 1)); /* right behind the last instruction */
+    assert_int_equal(b->v->count.code_invalidations, 0);
+    assert_true(memory_write(b->memory, CODE_AT + 9, &nop, 1));
+    assert_int_equal(b->v->count.code_invalidations, 1);
+    assert_false(*flags & PAGE_CODE);
+    uint64_t generation = b->v->code_generation;
+    code_cache_reset(b->v);
+    assert_int_equal(b->v->code_generation, generation + 1);
+    assert_true(code_cache_watch(b->v, CODE_AT));
+    assert_true(*flags & PAGE_CODE);
+    code_cache_reset(b->v);
+    assert_false(*flags & PAGE_CODE);
+    b->v->code_written = NULL;
+}
+
 /* Another thread has written: noted, and taken before the next run. More pages than can be noted are no matter. */
 static void code_written_by_another_thread(void **state)
 {
@@ -379,6 +418,7 @@ int main(void)
         INTERPRET_TEST(undefined_at_the_canonical_end),
         INTERPRET_TEST(single_step_on_branches),
         INTERPRET_TEST(code_written_by_string_instruction),
+        INTERPRET_TEST(data_beside_code),
         INTERPRET_TEST(code_written_by_another_thread),
         INTERPRET_TEST(device_pages),
         INTERPRET_TEST(trap_after_hlt),

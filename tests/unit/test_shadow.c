@@ -515,6 +515,28 @@ static void test_large_page_4m(void **state)
     assert_true(goes_to(b, TLB_KERNEL_AC, false, 0x800000 + ROOT(1), ROOT(1), READ_WRITE));
 }
 
+/* What is read before anything is mapped there becomes poison; far more of it than may exist changes nothing. */
+static void test_touch(void **state)
+{
+    struct bench *b = *state;
+    long_mode(b, SHADOW_ONDEMAND, 0);
+    become(b, TLB_KERNEL_AC);
+    leaf_put(b, 0, 1, FRAME(1) | P | W | D);
+    assert_int_equal(fault(b, gva_of(1), true), PERMITTED);
+    const uint64_t *table = (const uint64_t *)(uintptr_t)shadow_base(b->v);
+    for (uint64_t i = 1; i < 5000; i++) {
+        gva_t gva = (gva_t)((int64_t)(i * 0x123456789000 << 16) >> 16);
+        const uint64_t *at = &table[gva >> 12 & MASK36];
+        assert_true(shadow_is_table(b->v, (uintptr_t)at));
+        assert_true(shadow_touch(b->v, gva));
+        assert_true(shadow_owns(b->v, gva + *at) && !shadow_is_table(b->v, gva + *at));
+        assert_true(goes_to(b, TLB_KERNEL_AC, true, gva, 0, MISS));
+    }
+    assert_int_equal(shadow_counters(b->v)->evictions, 0);
+    assert_true(goes_to(b, TLB_KERNEL_AC, true, gva_of(1), FRAME(1), READ_WRITE));
+    assert_false(shadow_touch(b->v, 0x8000000000000000));
+}
+
 /* More than the tables may hold: everything goes, and it goes on. */
 static void test_eviction(void **state)
 {
@@ -928,8 +950,14 @@ static void verify(struct random_test *t)
         for (unsigned kind = 0; kind < TLB_NONE; kind++) {
             gpa_t gpa = 0;
             enum outcome outcome = look(b, kind, is_long(t), gva, &gpa);
+            struct shadow_translation found;
+            assert_int_equal(shadow_lookup(b->v, kind, gva + 5, false, &found), outcome != MISS);
+            assert_int_equal(shadow_lookup(b->v, kind, gva + 5, true, &found), outcome == READ_WRITE);
             if (outcome == MISS)
                 continue;
+            assert_true(shadow_lookup(b->v, kind, gva + 5, false, &found));
+            assert_true(found.gpa == gpa + 5 && found.page.hva == b->ram + gpa &&
+                        found.writable == (outcome == READ_WRITE) && found.size >= PAGE_SIZE);
             bool write = outcome == READ_WRITE, smap = b->v->cr4 & CR4_SMAP;
             if (!explains(&t->own[t->current][page], gpa, kind, write, smap) &&
                 !explains(&t->global[page], gpa, kind, write, smap))
@@ -1143,7 +1171,8 @@ int main(void)
     const struct CMUnitTest tests[] = {
         TEST(names),          TEST(poison),      TEST(narrow),         TEST(permissions), TEST(other_backing),
         TEST(watch),          TEST(ondemand),    TEST(tagged),         TEST(global_changes), TEST(many_spaces),
-        TEST(large_pages),    TEST(large_page_4m), TEST(eviction),     TEST(neighbours),  TEST(fetch_slots),
+        TEST(large_pages),    TEST(large_page_4m), TEST(eviction),     TEST(touch),
+        TEST(neighbours),  TEST(fetch_slots),
         TEST(proactive),      TEST(recycled_table), TEST(pdptes),      TEST(random),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
