@@ -1,6 +1,6 @@
 #!/bin/bash
-# The stress programs on an engine and on the interpreter, line by line: stress.sh RING3 ENGINE DIRECTORY [seeds [steps]].
-# DIRECTORY has stress64.elf and stress32.elf. The clock counts instructions, so a seed makes the same run everywhere; the first
+# The stress programs and escape on an engine and on the interpreter, line by line: stress.sh RING3 ENGINE DIRECTORY [seeds [steps]].
+# DIRECTORY has stress64.elf, stress32.elf and escape.elf. The clock counts instructions, so a seed makes the same run everywhere; the first
 # step whose sum differs is looked for by a second run that prints each. For the interpreter itself the other side is a run
 # with the host's clock: no sum depends on when interrupts come. Prints TAP.
 #
@@ -22,7 +22,7 @@ once()
 }
 
 for ((seed = first; seed < first + seeds; seed++)); do
-    for program in stress64 stress32; do
+    for program in stress64 stress32 escape; do
         n=$((n + 1))
         clock=instructions
         [ "$engine" = interpret ] && clock=host
