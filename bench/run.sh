@@ -128,6 +128,8 @@ stat_record()
                 name = name path[i] "."
             value = substr($0, length(part[2]) + 5)
             gsub(/[" ]/, "", value)
+            if (value == "null")
+                next
             # Begins later than the wall_ns of the process.
             if (name part[2] == "wall_ns")
                 part[2] = "guest_wall_ns"

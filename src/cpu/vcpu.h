@@ -317,6 +317,7 @@ struct vcpu {
     uint64_t a20_mask;            /* ANDed to every physical address */
     uint64_t memory_generation;   /* of the memory map that the TLBs were filled from */
     uint8_t maxphyaddr;
+    bool instructions_partial;    /* the engine does not count translated instructions in `instructions` */
     unsigned translate_heat;      /* translate: executions of a block before it is translated; 0: at once */
     unsigned shadow_policy;       /* enum shadow_policy, before attach() */
     unsigned verify_every;        /* translate: every how many blocks are compared with the interpreter; 0: none; before attach() */

@@ -9,10 +9,69 @@
 
 #include <pthread.h>
 
+#include "cpu/decode.h"
 #include "cpu/exit.h"
 #include "cpu/vcpu.h"
 
 struct trace;
+
+/* What an engine that translates has done; the names are the keys in JSON.
+ *
+ *   instructions      guest instructions translated (not: executed), and `guest_bytes` of them
+ *   host_bytes        code made for them, of which `cache_bytes` are in the cache now
+ *   enters            times the engine's loop went into translated code
+ *   helper_calls      instructions that translated code had C code carry out
+ *   links             jumps from block to block that were connected
+ *   invalidations     writes that hit translated code; `flushes` forget all of it
+ *   reforms           blocks made anew because one of their instructions kept faulting
+ */
+#define STATS_TRANSLATE(X)                                                                                             \
+    X(blocks)                                                                                                          \
+    X(instructions)                                                                                                    \
+    X(guest_bytes)                                                                                                     \
+    X(host_bytes)                                                                                                      \
+    X(translate_ns)                                                                                                    \
+    X(cache_bytes)                                                                                                     \
+    X(flushes)                                                                                                         \
+    X(invalidations)                                                                                                   \
+    X(reforms)                                                                                                         \
+    X(enters)                                                                                                          \
+    X(helper_calls)                                                                                                    \
+    X(links)
+
+/* Faults of the host in translated code: no shadow entry; a device, or a write to watched memory; an unaligned address;
+ * somebody wanted the monitor; #DE and #XM; whatever else. */
+#define STATS_FAULTS(X) X(miss) X(write) X(unaligned) X(poll) X(arithmetic) X(other)
+
+/* See struct shadow_counters; `bytes`: memory in use for tables and logs. */
+#define STATS_SHADOW(X)                                                                                                \
+    X(fills)                                                                                                           \
+    X(prefills)                                                                                                        \
+    X(flushes)                                                                                                         \
+    X(page_flushes)                                                                                                    \
+    X(switches)                                                                                                        \
+    X(switches_kept)                                                                                                   \
+    X(entries_restored)                                                                                                \
+    X(islands)                                                                                                         \
+    X(evictions)                                                                                                       \
+    X(tracked_pages)                                                                                                   \
+    X(tracked_writes)                                                                                                  \
+    X(bytes)
+
+#define STATS_FIELD(name) uint64_t name;
+struct stats_translate {
+    bool present; /* the engine translates */
+    STATS_TRANSLATE(STATS_FIELD)
+    struct {
+        STATS_FAULTS(STATS_FIELD)
+    } faults;
+};
+
+struct stats_shadow {
+    const char *policy; /* constant; NULL: the engine has no shadow page tables */
+    STATS_SHADOW(STATS_FIELD)
+};
+#undef STATS_FIELD
 
 /* What --stat prints at the end of a run. */
 struct stats {
@@ -21,10 +80,15 @@ struct stats {
     uint64_t interrupts[256];
     uint64_t ports[65536 / 8]; /* accesses by group of 8 ports; the names come from the memory map */
     uint64_t instructions;
+    bool instructions_partial; /* those of translated code are not in it */
     uint64_t wall_ns;          /* of vm_run() */
     uint64_t halted_ns;        /* of wall_ns, the vCPU waited in HLT */
     uint64_t guest_ns;
     uint64_t tlb_fills, tlb_flushes, page_walks, insns_decoded, code_pages, code_invalidations, host_stubs;
+    uint64_t monitor_bytes;    /* memory of the process but guest RAM and generated code; 0: unknown */
+    struct stats_translate translate;
+    struct stats_shadow shadow;
+    uint64_t calls[ROW_COUNT + 1]; /* instructions of translated code that C code carried out, by enum insn_row */
 };
 
 struct door {

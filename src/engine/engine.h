@@ -8,6 +8,8 @@
 #include "base/error.h"
 #include "cpu/vcpu.h"
 
+struct stats;
+
 struct engine {
     const char *name;
     const char *summary;                      /* one line for --help and `ring3 engines` */
@@ -18,6 +20,8 @@ struct engine {
      * pending that wakes it, or `v->instructions` reaches `until` (an exact count, UINT64_MAX for none; overshoots by at
      * most one straight run). Called on the vCPU's thread. */
     void (*run)(struct vcpu *v, uint64_t until);
+    /* Fills in the engine's own part of `stats`; while attached and not running. NULL: it has none. */
+    void (*stats)(const struct vcpu *v, struct stats *stats);
 };
 
 /* The engines in order of preference. */

@@ -97,7 +97,23 @@ void stats_merge(struct stats *to, const struct stats *from)
     to->code_pages += from->code_pages;
     to->code_invalidations += from->code_invalidations;
     to->host_stubs += from->host_stubs;
-    /* vCPUs run side by side, so these two do not add up. */
+    to->instructions_partial |= from->instructions_partial;
+    to->translate.present |= from->translate.present;
+    if (to->shadow.policy == NULL)
+        to->shadow.policy = from->shadow.policy;
+#define X(name) to->translate.name += from->translate.name;
+    STATS_TRANSLATE(X)
+#undef X
+#define X(name) to->translate.faults.name += from->translate.faults.name;
+    STATS_FAULTS(X)
+#undef X
+#define X(name) to->shadow.name += from->shadow.name;
+    STATS_SHADOW(X)
+#undef X
+    add_counters(to->calls, from->calls, ARRAY_LEN(to->calls));
+    /* vCPUs run side by side in one process, so these do not add up. */
+    if (to->monitor_bytes < from->monitor_bytes)
+        to->monitor_bytes = from->monitor_bytes;
     if (to->wall_ns < from->wall_ns)
         to->wall_ns = from->wall_ns;
     if (to->guest_ns < from->guest_ns)

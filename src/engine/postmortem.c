@@ -339,8 +339,10 @@ static void print_error_code(const struct fault *fault, FILE *out)
 
 void postmortem_triple_fault(const struct vcpu *v, FILE *out)
 {
-    fprintf(out, "vCPU %u: triple fault at %04x:%#" PRIx64 " after %" PRIu64 " instructions\n", v->index,
-            v->seg[SEG_CS].selector, v->shutdown_rip, v->instructions);
+    fprintf(out, "vCPU %u: triple fault at %04x:%#" PRIx64, v->index, v->seg[SEG_CS].selector, v->shutdown_rip);
+    if (!v->instructions_partial)
+        fprintf(out, " after %" PRIu64 " instructions", v->instructions);
+    fputc('\n', out);
     uint64_t explained[4] = {0};
     for (unsigned i = 0; i < v->fault_chain_length && i < ARRAY_LEN(v->fault_chain); i++) {
         const struct fault *fault = &v->fault_chain[i];
@@ -365,7 +367,8 @@ void postmortem_triple_fault(const struct vcpu *v, FILE *out)
 void postmortem_context(void *vcpu)
 {
     const struct vcpu *v = vcpu;
-    fprintf(stderr, "vCPU %u after about %" PRIu64 " instructions\n", v->index, v->instructions);
+    fprintf(stderr, "vCPU %u after about %" PRIu64 " instructions%s\n", v->index, v->instructions,
+            v->instructions_partial ? " and those of translated code" : "");
     postmortem_registers(v, stderr);
     postmortem_code(v, v->rip, stderr);
     fflush(stderr);

@@ -7,10 +7,12 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "cpu/decode.h"
 #include "memory/memory.h"
 
 #define PORTS_SHOWN 12
 #define VECTORS_SHOWN 12
+#define CALLS_SHOWN 20
 #define PORT_GROUP 8
 
 /* X(field, "name"); the field is the key in JSON */
@@ -74,7 +76,7 @@ static const char *group_name(const struct memory *memory, unsigned group)
 
 double stats_mips(const struct stats *stats)
 {
-    if (stats->wall_ns <= stats->halted_ns)
+    if (stats->instructions_partial || stats->wall_ns <= stats->halted_ns)
         return 0;
     return (double)stats->instructions * 1e3 / (double)(stats->wall_ns - stats->halted_ns);
 }
@@ -137,6 +139,74 @@ static void print_ports(const struct stats *stats, const struct memory *memory, 
     free(items);
 }
 
+static const char *row_name(unsigned row)
+{
+    return row < ROW_COUNT ? insn_rows[row].name : "(undefined)";
+}
+
+static double ratio(uint64_t a, uint64_t b)
+{
+    return b == 0 ? 0 : (double)a / (double)b;
+}
+
+static void print_calls(const struct stats *stats, FILE *out)
+{
+    struct item items[ARRAY_LEN(stats->calls)];
+    size_t n = sort_counters(stats->calls, ARRAY_LEN(stats->calls), items);
+    if (n > 0)
+        fprintf(out, "\ninstructions called in C%s\n", n > CALLS_SHOWN ? " (the most frequent)" : "");
+    for (size_t i = 0; i < n && i < CALLS_SHOWN; i++)
+        fprintf(out, "  %-20s %10" PRIu64 " %6.2f%%\n", row_name(items[i].index), items[i].count,
+                100 * ratio(items[i].count, stats->translate.helper_calls));
+}
+
+static void print_translate(const struct stats *stats, FILE *out)
+{
+    const struct stats_translate *t = &stats->translate;
+    fprintf(out, "\ntranslation\n");
+    fprintf(out, "  %" PRIu64 " blocks, %" PRIu64 " guest instructions: %" PRIu64 " bytes became %" PRIu64 " (%.1f for 1)\n",
+            t->blocks, t->instructions, t->guest_bytes, t->host_bytes, ratio(t->host_bytes, t->guest_bytes));
+    fprintf(out, "  %.0f ns for each, %.3f s in all: %.1f%% of the time\n", ratio(t->translate_ns, t->instructions),
+            (double)t->translate_ns / 1e9, 100 * ratio(t->translate_ns, stats->wall_ns - stats->halted_ns));
+    fprintf(out, "  %.1f MiB in the cache; %" PRIu64 " flushes, %" PRIu64 " writes to code, %" PRIu64 " blocks made anew\n",
+            (double)t->cache_bytes / MiB, t->flushes, t->invalidations, t->reforms);
+    fprintf(out, "  entered %" PRIu64 " times, %" PRIu64 " jumps linked, %" PRIu64 " calls of C\n", t->enters, t->links,
+            t->helper_calls);
+    fprintf(out, "  faults:");
+#define X(name) fprintf(out, " " #name " %" PRIu64, t->faults.name);
+    STATS_FAULTS(X)
+#undef X
+    fputc('\n', out);
+    print_calls(stats, out);
+}
+
+static void print_shadow(const struct stats_shadow *s, FILE *out)
+{
+    fprintf(out, "\nshadow page tables, %s\n", s->policy);
+    fprintf(out, "  %" PRIu64 " fills, %" PRIu64 " before they were needed; %" PRIu64 " flushes, %" PRIu64 " of one page\n",
+            s->fills, s->prefills, s->flushes, s->page_flushes);
+    fprintf(out, "  %" PRIu64 " switches, %" PRIu64 " to a kept address space: %" PRIu64 " entries brought back\n",
+            s->switches, s->switches_kept, s->entries_restored);
+    fprintf(out, "  %" PRIu64 " tracked tables, %" PRIu64 " writes to them\n", s->tracked_pages, s->tracked_writes);
+    fprintf(out, "  %" PRIu64 " islands made, %" PRIu64 " evictions; %.1f MiB\n", s->islands, s->evictions,
+            (double)s->bytes / MiB);
+}
+
+static void print_end(const struct stats *stats, FILE *out)
+{
+    double wall_s = (double)stats->wall_ns / 1e9, halted_s = (double)stats->halted_ns / 1e9;
+    double guest_s = (double)stats->guest_ns / 1e9;
+    fputc('\n', out);
+    if (stats->monitor_bytes != 0)
+        fprintf(out, "memory of the monitor itself: %.1f MiB\n", (double)stats->monitor_bytes / MiB);
+    if (stats->instructions_partial)
+        fprintf(out, "%.3f s (halted %.3f s; guest time %.3f s); this engine counts instructions only with --clock instructions\n", wall_s,
+                halted_s, guest_s);
+    else
+        fprintf(out, "%" PRIu64 " instructions in %.3f s (halted %.3f s; guest time %.3f s): %.1f MIPS\n",
+                stats->instructions, wall_s, halted_s, guest_s, stats_mips(stats));
+}
+
 void stats_print(const struct stats *stats, const struct memory *memory, FILE *out)
 {
     print_exits(stats, out);
@@ -146,9 +216,11 @@ void stats_print(const struct stats *stats, const struct memory *memory, FILE *o
 #define X(field, name) fprintf(out, "  %-20s %10" PRIu64 "\n", name, stats->field);
     WORK_COUNTERS(X)
 #undef X
-    fprintf(out, "\n%" PRIu64 " instructions in %.3f s", stats->instructions, (double)stats->wall_ns / 1e9);
-    fprintf(out, " (halted %.3f s; guest time %.3f s): %.1f MIPS\n", (double)stats->halted_ns / 1e9,
-            (double)stats->guest_ns / 1e9, stats_mips(stats));
+    if (stats->translate.present)
+        print_translate(stats, out);
+    if (stats->shadow.policy != NULL)
+        print_shadow(&stats->shadow, out);
+    print_end(stats, out);
 }
 
 static json_t *json_exits(const struct stats *stats)
@@ -201,14 +273,53 @@ static json_t *json_ports(const struct stats *stats, const struct memory *memory
     return array;
 }
 
+static json_t *json_number(uint64_t value)
+{
+    return json_integer((json_int_t)value);
+}
+
+static json_t *json_translate(const struct stats_translate *t)
+{
+    json_t *object = json_object(), *faults = json_object();
+#define X(name) json_object_set_new(object, #name, json_number(t->name));
+    STATS_TRANSLATE(X)
+#undef X
+#define X(name) json_object_set_new(faults, #name, json_number(t->faults.name));
+    STATS_FAULTS(X)
+#undef X
+    json_object_set_new(object, "faults", faults);
+    return object;
+}
+
+static json_t *json_shadow(const struct stats_shadow *s)
+{
+    json_t *object = json_object();
+    json_object_set_new(object, "policy", json_string(s->policy));
+#define X(name) json_object_set_new(object, #name, json_number(s->name));
+    STATS_SHADOW(X)
+#undef X
+    return object;
+}
+
+static json_t *json_calls(const struct stats *stats)
+{
+    struct item items[ARRAY_LEN(stats->calls)];
+    size_t n = sort_counters(stats->calls, ARRAY_LEN(stats->calls), items);
+    json_t *object = json_object();
+    for (size_t i = 0; i < n; i++)
+        json_object_set_new(object, row_name(items[i].index), json_number(items[i].count));
+    return object;
+}
+
 bool stats_print_json(const struct stats *stats, const struct memory *memory, FILE *out, struct error *err)
 {
     json_t *root = json_object();
-    json_object_set_new(root, "instructions", json_integer((json_int_t)stats->instructions));
-    json_object_set_new(root, "wall_ns", json_integer((json_int_t)stats->wall_ns));
-    json_object_set_new(root, "halted_ns", json_integer((json_int_t)stats->halted_ns));
-    json_object_set_new(root, "guest_ns", json_integer((json_int_t)stats->guest_ns));
-    json_object_set_new(root, "mips", json_real(stats_mips(stats)));
+    json_object_set_new(root, "instructions", stats->instructions_partial ? json_null() : json_number(stats->instructions));
+    json_object_set_new(root, "wall_ns", json_number(stats->wall_ns));
+    json_object_set_new(root, "halted_ns", json_number(stats->halted_ns));
+    json_object_set_new(root, "guest_ns", json_number(stats->guest_ns));
+    json_object_set_new(root, "mips", stats->instructions_partial ? json_null() : json_real(stats_mips(stats)));
+    json_object_set_new(root, "monitor_bytes", stats->monitor_bytes != 0 ? json_number(stats->monitor_bytes) : json_null());
     json_object_set_new(root, "exits", json_exits(stats));
     json_object_set_new(root, "exceptions", json_vectors(stats->exceptions, ARRAY_LEN(stats->exceptions), true));
     json_object_set_new(root, "interrupts", json_vectors(stats->interrupts, ARRAY_LEN(stats->interrupts), false));
@@ -216,6 +327,12 @@ bool stats_print_json(const struct stats *stats, const struct memory *memory, FI
 #define X(field, name) json_object_set_new(root, #field, json_integer((json_int_t)stats->field));
     WORK_COUNTERS(X)
 #undef X
+    if (stats->translate.present) {
+        json_object_set_new(root, "translate", json_translate(&stats->translate));
+        json_object_set_new(root, "calls", json_calls(stats));
+    }
+    if (stats->shadow.policy != NULL)
+        json_object_set_new(root, "shadow", json_shadow(&stats->shadow));
     errno = 0;
     bool ok = json_dumpf(root, out, JSON_INDENT(2)) == 0 && fputc('\n', out) != EOF;
     json_decref(root);

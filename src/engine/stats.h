@@ -11,10 +11,10 @@
  * which names the devices behind the ports, may be NULL. */
 void stats_print(const struct stats *stats, const struct memory *memory, FILE *out);
 
-/* The same numbers as one JSON object. False with a message if they cannot be written. */
+/* The same numbers as one JSON object; null is what is not counted. False with a message if they cannot be written. */
 bool stats_print_json(const struct stats *stats, const struct memory *memory, FILE *out, struct error *err);
 
-/* Millions of instructions a second while not halted; 0 when nothing ran. */
+/* Millions of instructions a second while not halted; 0 when nothing ran or was counted. */
 double stats_mips(const struct stats *stats);
 
 #endif

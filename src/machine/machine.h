@@ -58,7 +58,7 @@ enum vm_stop_reason { VM_STOP_QUIT = 1, VM_STOP_TIMEOUT, VM_STOP_SIGNAL };
 struct vm_result {
     enum vm_end end;
     int code;
-    uint64_t instructions;  /* executed by all vCPUs */
+    uint64_t instructions;  /* executed by all vCPUs; 0 if the engine does not count them */
     uint64_t guest_ns;      /* guest time at the end */
 };
 

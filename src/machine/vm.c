@@ -30,6 +30,7 @@
 #include "engine/postmortem.h"
 #include "host/clock.h"
 #include "host/loop.h"
+#include "host/usage.h"
 #include "machine/boot_state.h"
 #include "machine/machine.h"
 #include "machine/pc.h"
@@ -459,9 +460,13 @@ static void collect_statistics(struct vm *vm)
     stats->code_pages = v->count.code_pages;
     stats->code_invalidations = v->count.code_invalidations;
     stats->host_stubs = v->count.host_stubs;
+    stats->instructions_partial = v->instructions_partial;
+    stats->monitor_bytes = usage_private_bytes();
+    if (vm->engine->stats != NULL)
+        vm->engine->stats(v, stats);
     if (vm->config.stats != NULL)
         stats_merge(vm->config.stats, stats);
-    vm->result.instructions = stats->instructions;
+    vm->result.instructions = v->instructions_partial ? 0 : stats->instructions;
     vm->result.guest_ns = stats->guest_ns;
 }
 

@@ -147,6 +147,16 @@ const struct shadow_counters *shadow_counters(const struct vcpu *v)
     return &v->mmu_shadow->count;
 }
 
+uint64_t shadow_bytes(const struct vcpu *v)
+{
+    const struct shadow *s = v->mmu_shadow;
+    uint64_t islands = 0;
+    for (unsigned i = 0; i < ISLAND_BUCKETS; i++)
+        for (const struct island *island = s->buckets[i]; island != NULL; island = island->next)
+            islands++;
+    return sizeof *s + s->chunks * ISLAND_BYTES + islands * sizeof(struct island) + s->capacity * sizeof(struct record);
+}
+
 /* ---- filling ---- */
 
 enum leaf_size shadow_leaf_size(const struct walk *walk)

@@ -120,5 +120,7 @@ void shadow_stop_plain_writes(struct vcpu *v, gpa_t gpa);    /* entries of this 
 void shadow_table_written(struct vcpu *v, gpa_t gpa, unsigned size); /* bytes of a page with PAGE_TABLE were written */
 
 const struct shadow_counters *shadow_counters(const struct vcpu *v);
+/* Host memory that tables and logs use now. */
+uint64_t shadow_bytes(const struct vcpu *v);
 
 #endif

@@ -161,6 +161,8 @@ static void test_table(void **state)
     memset(&b->door.stats, 0, sizeof b->door.stats);
     text = print(b, false); /* nothing happened: no division by it */
     assert_non_null(strstr(text, "0.0 MIPS"));
+    assert_null(strstr(text, "translation"));
+    assert_null(strstr(text, "shadow"));
     assert_null(strstr(text, "nan"));
     free(text);
 }
@@ -198,6 +200,68 @@ static void test_json(void **state)
     free(text);
 }
 
+/* An engine that translates and does not count. */
+static void fill_translate(struct stats *s)
+{
+    s->instructions = 1234;
+    s->instructions_partial = true;
+    s->wall_ns = 2000000000;
+    s->monitor_bytes = 5 * MiB / 2;
+    s->translate = (struct stats_translate){.present = true,
+                                            .blocks = 3,
+                                            .instructions = 40,
+                                            .guest_bytes = 100,
+                                            .host_bytes = 450,
+                                            .translate_ns = 20000000,
+                                            .helper_calls = 8,
+                                            .faults = {.miss = 17}};
+    s->calls[ROW_CPUID] = 2;
+    s->calls[ROW_RDTSC] = 6;
+    s->shadow = (struct stats_shadow){.policy = "tagged", .fills = 21};
+}
+
+static void test_translate_table(void **state)
+{
+    struct bench *b = *state;
+    fill_translate(&b->door.stats);
+    char *text = print(b, false);
+    assert_non_null(strstr(text, "3 blocks, 40 guest instructions: 100 bytes became 450 (4.5 for 1)\n"));
+    assert_non_null(strstr(text, "500000 ns for each, 0.020 s in all: 1.0% of the time\n"));
+    assert_non_null(strstr(text, "faults: miss 17 write 0 "));
+    char *first = strstr(text, "RDTSC"), *second = strstr(text, "CPUID");
+    assert_true(first != NULL && second != NULL && first < second);
+    assert_non_null(strstr(first, " 75.00%\n"));
+    assert_non_null(strstr(text, "shadow page tables, tagged\n  21 fills"));
+    assert_non_null(strstr(text, "memory of the monitor itself: 2.5 MiB\n"));
+    assert_non_null(strstr(text, "\n2.000 s (halted 0.000 s; guest time 0.000 s); this engine counts"));
+    assert_null(strstr(text, "MIPS"));
+    assert_null(strstr(text, "1234"));
+    free(text);
+}
+
+static void test_translate_json(void **state)
+{
+    struct bench *b = *state;
+    struct stats *sum = calloc(1, sizeof *sum);
+    fill_translate(&b->door.stats);
+    stats_merge(sum, &b->door.stats);
+    b->door.stats = *sum;
+    free(sum);
+    char *text = print(b, true);
+    json_t *root = json_loads(text, 0, NULL);
+    assert_non_null(root);
+    assert_true(json_is_null(json_object_get(root, "instructions")));
+    assert_true(json_is_null(json_object_get(root, "mips")));
+    assert_int_equal(at(root, "monitor_bytes", NULL, NULL), 5 * MiB / 2);
+    assert_int_equal(at(root, "translate", "instructions", NULL), 40);
+    assert_int_equal(at(root, "translate", "faults", "miss"), 17);
+    assert_int_equal(at(root, "calls", "RDTSC", NULL), 6);
+    assert_int_equal(at(root, "shadow", "fills", NULL), 21);
+    assert_string_equal(json_string_value(json_object_get(json_object_get(root, "shadow"), "policy")), "tagged");
+    json_decref(root);
+    free(text);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -205,6 +269,8 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_merge, setup, teardown),
         cmocka_unit_test_setup_teardown(test_table, setup, teardown),
         cmocka_unit_test_setup_teardown(test_json, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_translate_table, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_translate_json, setup, teardown),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

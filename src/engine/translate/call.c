@@ -73,6 +73,7 @@ uint64_t translate_call(struct vcpu *v, uint64_t number)
     const struct block *block = &t->blocks[site->block];
     const struct insn *in = &site->in[0];
     t->counters.helper_calls++;
+    t->counters.calls[in->row]++;
     count_sync(t, block, site->index);
     v->regs[GPR_PAGE] = block_rip(t, block) & ~PAGE_OFFSET_MASK;
     v->rip = v->regs[GPR_PAGE] + in->off;

@@ -21,6 +21,7 @@
 #include "cpu/code_cache.h"
 #include "cpu/fast.h"
 #include "cpu/host_exec.h"
+#include "engine/door.h"
 #include "engine/events.h"
 #include "engine/translate/internal.h"
 #include "host/signals.h"
@@ -278,6 +279,7 @@ static void run(struct vcpu *v, uint64_t until)
         t->counted = counted;
         blocks_flush(t);
     }
+    v->instructions_partial = !counted;
     t->until = until < INT64_MAX ? until : INT64_MAX; /* what is left of it has a sign */
     t->gs_now = 1; /* another thread's, or another vCPU's: never a table */
     signals_begin(t);
@@ -312,6 +314,50 @@ static void run(struct vcpu *v, uint64_t until)
     signals_end(t);
 }
 
+static void stats(const struct vcpu *v, struct stats *stats)
+{
+    const struct translate *t = translate_of(v);
+    const struct translate_counters *c = &t->counters;
+    stats->translate = (struct stats_translate){
+        .present = true,
+        .blocks = c->blocks,
+        .instructions = c->instructions,
+        .guest_bytes = c->guest_bytes,
+        .host_bytes = c->host_bytes,
+        .translate_ns = c->translate_ns,
+        .cache_bytes = t->used,
+        .flushes = c->flushes,
+        .invalidations = c->invalidations,
+        .reforms = c->reforms,
+        .enters = c->enters,
+        .helper_calls = c->helper_calls,
+        .links = c->links,
+        .faults = {.miss = c->fault_miss,
+                   .write = c->fault_write,
+                   .unaligned = c->fault_unaligned,
+                   .poll = c->fault_poll,
+                   .arithmetic = c->fault_arithmetic,
+                   .other = c->fault_other},
+    };
+    memcpy(stats->calls, c->calls, sizeof stats->calls);
+    const struct shadow_counters *s = shadow_counters(v);
+    stats->shadow = (struct stats_shadow){
+        .policy = shadow_policy_name(v->shadow_policy),
+        .fills = s->fills,
+        .prefills = s->prefills,
+        .flushes = s->flushes,
+        .page_flushes = s->page_flushes,
+        .switches = s->switches,
+        .switches_kept = s->switches_kept,
+        .entries_restored = s->entries_restored,
+        .islands = s->islands,
+        .evictions = s->evictions,
+        .tracked_pages = s->tracked_pages,
+        .tracked_writes = s->tracked_writes,
+        .bytes = shadow_bytes(v),
+    };
+}
+
 const struct engine engine_translate = {
     .name = "translate",
     .summary = "binary translation: guest code becomes host code, block by block; needs no hardware support",
@@ -319,4 +365,5 @@ const struct engine engine_translate = {
     .attach = attach,
     .detach = detach,
     .run = run,
+    .stats = stats,
 };

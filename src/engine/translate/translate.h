@@ -6,6 +6,7 @@
 #ifndef RING3_ENGINE_TRANSLATE_TRANSLATE_H
 #define RING3_ENGINE_TRANSLATE_TRANSLATE_H
 
+#include "cpu/decode.h"
 #include "engine/engine.h"
 
 extern const struct engine engine_translate;
@@ -14,6 +15,7 @@ struct translate_counters {
     uint64_t blocks, instructions, guest_bytes, host_bytes, translate_ns, flushes, invalidations, enters, helper_calls, links;
     uint64_t reforms, interpreted_exits;
     uint64_t fault_miss, fault_write, fault_unaligned, fault_poll, fault_arithmetic, fault_other;
+    uint64_t calls[ROW_COUNT + 1]; /* helper_calls by enum insn_row */
 };
 
 #endif
