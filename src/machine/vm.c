@@ -219,6 +219,8 @@ static bool create_parts(struct vm *vm, struct error *err)
     vm->engine = engine_find(config->engine, err);
     if (vm->engine == NULL)
         return false;
+    if (config->verify != 0 && !vm->engine->verifies)
+        return error_set(err, "--verify compares translated code: use --engine translate");
     vm->model = cpu_model_create(config->cpu, err);
     if (vm->model == NULL)
         return false;

@@ -91,6 +91,10 @@ refuse '--serial: /nonexistent/log: No such file or directory' run --serial file
 refuse '--trace: /nonexistent/t: *' run --trace /nonexistent/t --kernel exit
 refuse '--stat: /nonexistent/s: *' run --stat=json:/nonexistent/s --kernel exit
 refuse '*warp*' run --engine warp --kernel exit
+refuse "--shadow: 'lazy' is not one of ondemand, tagged, proactive" run --shadow lazy --kernel exit
+refuse "--heat: 'high' is not a number*" run --heat high --kernel exit
+refuse "--verify: 'all' is not a number*" run --verify=all --kernel exit
+refuse '--verify compares translated code: use --engine translate' run --engine interpret --verify --kernel exit
 refuse '*pentium9*' run --cpu pentium9 --kernel exit
 refuse "engines: 'x' is one word too many" engines x
 refuse "help: there is no command 'rum' (did you mean 'run'?)" help rum
@@ -159,6 +163,32 @@ grep -q 'IDT entry of #DF, at 0x40: beyond the limit 0' err || fail 'post-mortem
 grep -q '0f 0b *ud2' err || fail 'post-mortem: the code'
 grep -q '^cr0 .*PE' err || fail 'post-mortem: the registers'
 
+# --- engines ---
+engines=$("$ring3" engines | sed -n 's/^\([a-z][a-z]*\) .*/\1/p')
+for engine in $engines; do
+    "$ring3" engines | grep -A1 "^$engine " | grep -q 'usable$\|; what' || continue
+    ends 85 --engine "$engine" --kernel exit < /dev/null
+    ends 85 --engine "$engine" --shadow ondemand --heat 0 --kernel exit < /dev/null # for the others without effect
+    ends 8 --engine "$engine" --heat 0 --timeout 0.3 --kernel loop < /dev/null
+    ends 8 --engine "$engine" --heat 0 --timeout 0.3 --clock instructions --kernel ticking < /dev/null
+    ends 4 --engine "$engine" --heat 0 --kernel triple < /dev/null
+    printf 'hello\nq' | ends 1 --engine "$engine" --heat 0 --kernel echo
+    [ "$(cat out)" = $'hello\nq' ] || fail "echo by $engine: $(cat out)"
+done
+if [[ $engines == *translate* ]]; then
+    ends 8 --engine translate --timeout 0.3 --kernel loop --stat=json:stat.json < /dev/null
+    for text in '"instructions": null' '"translate": {' '"faults": {' '"policy": "proactive"' '"calls": {'; do
+        grep -q "$text" stat.json || fail "--stat=json of translate: no $text"
+    done
+    ends 8 --engine translate --timeout 0.3 --kernel loop --stat < /dev/null
+    grep -q '^translation$' err && grep -q '^shadow page tables, proactive$' err || fail "--stat of translate: $(cat err)"
+    grep -q ' MIPS$' err && fail '--stat of translate: MIPS without a count'
+    ends 8 --engine translate --timeout 0.3 --kernel loop --clock instructions --stat < /dev/null
+    grep -q ' MIPS$' err || fail '--stat of translate: no count'
+    ends 85 --engine translate --heat 0 --verify --kernel exit < /dev/null
+    ends 8 --engine translate --heat 0 --verify=10 --timeout 0.3 --kernel loop < /dev/null
+fi
+
 # --- streams ---
 printf 'hello\nq' | ends 1 --kernel echo
 [ "$(cat out)" = $'hello\nq' ] || fail "echo over pipes: $(cat out)"
@@ -211,7 +241,7 @@ for words in help 'help run' 'help engines' 'help help' --help 'run --help' 'run
 done
 "$ring3" help run > out
 for word in --kernel --initrd --append --memory --engine --cpu --serial --debugcon --kaslr --no-reboot --timeout --clock \
-    --stat --trace --log 'Ctrl-A x' 'Exit status' 'busybox'; do
+    --stat --trace --log --shadow --heat --verify 'Ctrl-A x' 'Exit status' 'busybox'; do
     grep -q -e "$word" out || fail "help run does not mention $word"
 done
 

@@ -10,6 +10,7 @@
 #include "base/suggest.h"
 #include "base/types.h"
 #include "cli/options.h"
+#include "mmu/shadow.h"
 
 /* Splits at spaces. */
 static bool parse(struct run_options *options, const char *line, struct error *err)
@@ -38,6 +39,9 @@ static void test_defaults(void **state)
     assert_int_equal(o.clock, CLOCK_HOST);
     assert_int_equal(o.log, LOG_OFF);
     assert_int_equal(o.stat, STAT_NONE);
+    assert_int_equal(o.shadow, SHADOW_PROACTIVE);
+    assert_int_equal(o.heat, TRANSLATE_HEAT_DEFAULT);
+    assert_int_equal(o.verify, 0);
     assert_false(o.no_reboot || o.kaslr || o.help);
     assert_null(o.initrd);
     assert_null(o.append);
@@ -52,7 +56,7 @@ static void test_all(void **state)
     assert_true(parse(&o,
                       "-kernel k --initrd=i -append a=b -m 2G -engine interpret --cpu max,-avx2 -serial null "
                       "--debugcon=file:x --kaslr -no-reboot --timeout 0.5 --clock=instructions --stat=json:s.json "
-                      "--trace t -log debug -nographic -display none",
+                      "--trace t -log debug -nographic -display none --shadow tagged -heat=0 --verify=100",
                       &err));
     assert_string_equal(o.initrd, "i");
     assert_string_equal(o.append, "a=b");
@@ -68,6 +72,9 @@ static void test_all(void **state)
     assert_string_equal(o.stat_file, "s.json");
     assert_string_equal(o.trace, "t");
     assert_int_equal(o.log, LOG_DEBUG);
+    assert_int_equal(o.shadow, SHADOW_TAGGED);
+    assert_int_equal(o.heat, 0);
+    assert_int_equal(o.verify, 100);
 }
 
 static void test_forms(void **state)
@@ -86,6 +93,13 @@ static void test_forms(void **state)
     assert_true(parse(&o, "--cpu help", &err));
     assert_true(parse(&o, "--memory=64 --kernel k", &err));
     assert_int_equal(o.ram_size, 64 * MiB);
+    assert_true(parse(&o, "--verify --kernel k", &err)); /* its value can only follow behind "=" */
+    assert_int_equal(o.verify, 1);
+    assert_string_equal(o.kernel, "k");
+    assert_true(parse(&o, "--heat 1000000 --shadow=ondemand --verify --verify=0 --kernel k", &err));
+    assert_int_equal(o.heat, 1000000);
+    assert_int_equal(o.shadow, SHADOW_ONDEMAND);
+    assert_int_equal(o.verify, 0);
 }
 
 static void test_messages(void **state)
@@ -122,6 +136,16 @@ static void test_messages(void **state)
         {"--stat=jsno", "--stat: 'jsno' is not text or json (did you mean 'json'?)"},
         {"--stat=json:", "--stat: a file name is missing behind the colon"},
         {"-display sdl", "--display: only 'none' is possible"},
+        {"--shadow taged", "--shadow: 'taged' is not one of ondemand, tagged, proactive (did you mean 'tagged'?)"},
+        {"--shadow", "--shadow needs a value: --shadow POLICY"},
+        {"--heat", "--heat needs a value: --heat N"},
+        {"--heat warm", "--heat: 'warm' is not a number from 0 to 1000000"},
+        {"--heat -1", "--heat: '-1' is not a number from 0 to 1000000"},
+        {"--heat 1000001", "--heat: '1000001' is not a number from 0 to 1000000"},
+        {"--heat 99999999999999999999", "--heat: '99999999999999999999' is not a number from 0 to 1000000"},
+        {"--verify=", "--verify needs a value: --verify N"},
+        {"--verify=1x", "--verify: '1x' is not a number from 0 to 1000000"},
+        {"--verify 5", "'5' is not an option; name the kernel to boot with --kernel FILE"},
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         struct run_options o;

@@ -185,6 +185,17 @@ static void forget_origin(struct translate *t)
     t->from_jump = false;
 }
 
+/* The block's instruction ends in a piece that may be another one now. */
+static void second_refresh(struct translate *t, const struct exit_site *exit)
+{
+    struct block *block = &t->blocks[exit->block];
+    const struct piece *piece = piece_get(t, block->piece), *second = piece_following(t, piece);
+    if (second != NULL && second->id == block->second)
+        return;
+    block_kill(t, block);
+    t->interpret_one = true; /* which raises what there is to raise */
+}
+
 /* After translated code has left through an exit site. */
 static void take_exit(struct translate *t, uint32_t number)
 {
@@ -196,6 +207,9 @@ static void take_exit(struct translate *t, uint32_t number)
     switch (exit->kind) {
     case EXIT_DIRECT:
         t->from_exit = number + 1;
+        break;
+    case EXIT_SECOND: /* if it is not known, the next attempt finds it in its place, or another block is made */
+        second_refresh(t, exit);
         break;
     case EXIT_INTERPRET:
     case EXIT_COUNT:
@@ -360,7 +374,8 @@ static void stats(const struct vcpu *v, struct stats *stats)
 
 const struct engine engine_translate = {
     .name = "translate",
-    .summary = "binary translation: guest code becomes host code, block by block; needs no hardware support",
+    .summary = "binary translation: guest code becomes host code, block by block; needs BMI2 and Linux 5.9",
+    .verifies = true,
     .usable = usable,
     .attach = attach,
     .detach = detach,
