@@ -210,24 +210,44 @@ uint8_t translate_key(const struct vcpu *v)
     return key;
 }
 
-struct piece *piece_current(struct translate *t)
+bool piece_implies(const struct piece *from, const struct piece *to)
+{
+    if (from == to)
+        return true;
+    return from->large && to->large && from->vpage >> 9 == to->vpage >> 9 && from->gpfn >> 9 == to->gpfn >> 9;
+}
+
+static struct piece *piece_at(struct translate *t, uint64_t rip)
 {
     struct vcpu *v = t->v;
-    uint64_t vpage = v->rip >> PAGE_SHIFT;
+    uint64_t vpage = rip >> PAGE_SHIFT;
     struct piece *piece = piece_get(t, (uint32_t)t->fetch[vpage % SHADOW_FETCH_SLOTS]);
     if (likely(piece != NULL && piece->vpage == vpage && piece->key == t->key))
         return piece;
-    if (v->code_mode == CODE_64 && !gva_canonical(v->rip))
+    if (v->code_mode == CODE_64 && !gva_canonical(rip))
         return NULL;
     struct walk walk;
     uint32_t error;
-    if (!walk_page_tables(v, v->rip, ACCESS_FETCH | access_current(v), false, &walk, &error))
+    if (!walk_page_tables(v, rip, ACCESS_FETCH | access_current(v), false, &walk, &error))
         return NULL;
     if (memory_page(v->memory, walk.gpa).kind != PAGE_RAM)
         return NULL;
     piece = piece_find(t, walk.gpa >> PAGE_SHIFT, vpage, t->key, walk.size > PAGE_SIZE);
-    shadow_fetch_set(v, v->rip, piece->id, &walk);
+    shadow_fetch_set(v, rip, piece->id, &walk);
     return piece;
+}
+
+struct piece *piece_current(struct translate *t)
+{
+    return piece_at(t, t->v->rip);
+}
+
+struct piece *piece_following(struct translate *t, const struct piece *piece)
+{
+    uint64_t rip = (piece->vpage + 1) << PAGE_SHIFT;
+    if (t->piece_count > PIECES_MAX - 2 || (t->key & KEY_NARROW && rip >> 32 != 0))
+        return NULL;
+    return piece_at(t, rip);
 }
 
 /* ---- blocks ---- */
@@ -248,6 +268,13 @@ struct block *block_find(const struct translate *t, const struct piece *piece, u
     return NULL;
 }
 
+/* Bytes `from` to `to` (exclusive) of the page are code. */
+static void piece_cover(struct piece *piece, unsigned from, unsigned to)
+{
+    for (unsigned n = from / 16; n < PAGE_SIZE / 16 && n * 16 < to; n++)
+        piece->code[n / 64] |= 1ull << n % 64;
+}
+
 void block_enter(struct translate *t, struct piece *piece, struct block *block)
 {
     uint32_t *bucket = &t->hash[hash_of(piece->id, block->off)];
@@ -255,14 +282,19 @@ void block_enter(struct translate *t, struct piece *piece, struct block *block)
     *bucket = block_number(t, block) + 1;
     block->next_in_piece = piece->blocks;
     piece->blocks = block_number(t, block) + 1;
-    for (unsigned n = block->off / 16; n <= (block->off + block->guest_bytes - 1u) / 16; n++)
-        piece->code[n / 64] |= 1ull << n % 64;
+    piece_cover(piece, block->off, block->off + block->guest_bytes);
+    if (block->second != 0) {
+        struct piece *second = piece_get(t, block->second);
+        block->next_spanning = second->spanning;
+        second->spanning = block_number(t, block) + 1;
+        piece_cover(second, 0, block->off + block->guest_bytes - PAGE_SIZE);
+    }
 }
 
 /* Everything that a block, or the pieces it may need, can use up. */
 static bool is_full(const struct translate *t)
 {
-    return CACHE_SIZE - t->used < BLOCK_BYTES_MAX || t->block_count == BLOCKS_MAX || t->piece_count == PIECES_MAX ||
+    return CACHE_SIZE - t->used < BLOCK_BYTES_MAX || t->block_count == BLOCKS_MAX || t->piece_count > PIECES_MAX - 2 ||
            MAPS_MAX - t->map_count < BLOCK_INSNS_MAX || EXITS_MAX - t->exit_count < 4 * BLOCK_INSNS_MAX + 8 ||
            SITES_MAX - t->site_count < 2 * BLOCK_INSNS_MAX;
 }
@@ -327,14 +359,6 @@ static void exit_unlink(struct translate *t, struct exit_site *exit)
     exit_point(t, exit, exit->stub);
 }
 
-/* Whether reaching `to` from `from` proves that the address space has it there. */
-static bool same_mapping(const struct piece *from, const struct piece *to)
-{
-    if (from == to)
-        return true;
-    return from->large && to->large && from->vpage >> 9 == to->vpage >> 9 && from->gpfn >> 9 == to->gpfn >> 9;
-}
-
 void exit_link(struct translate *t, struct exit_site *exit, struct block *to)
 {
     if (exit->to != 0 || to->dead)
@@ -344,7 +368,7 @@ void exit_link(struct translate *t, struct exit_site *exit, struct block *to)
     if (from_piece->key != to_piece->key)
         return;
     uint32_t at = to->code;
-    if (same_mapping(from_piece, to_piece))
+    if (piece_implies(from_piece, to_piece))
         at += exit->backward ? to->poll : to->near;
     exit_point(t, exit, at);
     uint32_t number = (uint32_t)(exit - t->exits) + 1;
@@ -357,13 +381,13 @@ void exit_link(struct translate *t, struct exit_site *exit, struct block *to)
     t->counters.links++;
 }
 
-static void remove_from(struct translate *t, uint32_t *list, uint32_t number, bool in_hash)
+/* Takes the block out of a list; `next` is the offset of the list's link in struct block. */
+static void remove_from(struct translate *t, uint32_t *list, uint32_t number, size_t next)
 {
     while (*list != 0 && *list != number)
-        list = in_hash ? &t->blocks[*list - 1].next_in_hash : &t->blocks[*list - 1].next_in_piece;
+        list = (uint32_t *)(void *)((char *)&t->blocks[*list - 1] + next);
     check(*list == number);
-    const struct block *block = &t->blocks[number - 1];
-    *list = in_hash ? block->next_in_hash : block->next_in_piece;
+    memcpy(list, (const char *)&t->blocks[number - 1] + next, sizeof *list);
 }
 
 void block_kill(struct translate *t, struct block *block)
@@ -377,8 +401,10 @@ void block_kill(struct translate *t, struct block *block)
         exit_unlink(t, &t->exits[block->exits + i]);
     jumps_remove(t, block);
     uint32_t number = block_number(t, block) + 1;
-    remove_from(t, &t->hash[hash_of(block->piece, block->off)], number, true);
-    remove_from(t, &piece_get(t, block->piece)->blocks, number, false);
+    remove_from(t, &t->hash[hash_of(block->piece, block->off)], number, offsetof(struct block, next_in_hash));
+    remove_from(t, &piece_get(t, block->piece)->blocks, number, offsetof(struct block, next_in_piece));
+    if (block->second != 0)
+        remove_from(t, &piece_get(t, block->second)->spanning, number, offsetof(struct block, next_spanning));
 }
 
 /* ---- code that is written ---- */
@@ -404,14 +430,23 @@ static void piece_written(struct translate *t, struct piece *piece, unsigned off
             any = true;
         }
     }
+    for (uint32_t n = piece->spanning; n != 0;) {
+        struct block *block = &t->blocks[n - 1];
+        n = block->next_spanning;
+        if (off < block->off + block->guest_bytes - PAGE_SIZE) {
+            block_kill(t, block);
+            any = true;
+        }
+    }
     if (!any)
         return;
     t->counters.invalidations++;
     piece->rewrites += piece->rewrites < 60;
     memset(piece->code, 0, sizeof piece->code);
     for (uint32_t n = piece->blocks; n != 0; n = t->blocks[n - 1].next_in_piece)
-        for (unsigned i = t->blocks[n - 1].off / 16; i <= (t->blocks[n - 1].off + t->blocks[n - 1].guest_bytes - 1u) / 16; i++)
-            piece->code[i / 64] |= 1ull << i % 64;
+        piece_cover(piece, t->blocks[n - 1].off, t->blocks[n - 1].off + t->blocks[n - 1].guest_bytes);
+    for (uint32_t n = piece->spanning; n != 0; n = t->blocks[n - 1].next_spanning)
+        piece_cover(piece, 0, t->blocks[n - 1].off + t->blocks[n - 1].guest_bytes - PAGE_SIZE);
 }
 
 bool blocks_written(struct vcpu *v, gpa_t gpa, unsigned size)
@@ -426,7 +461,7 @@ bool blocks_written(struct vcpu *v, gpa_t gpa, unsigned size)
         if (piece->gpfn == gpa >> PAGE_SHIFT) {
             if (size != 0)
                 piece_written(t, piece, off, size);
-            interested |= piece->blocks != 0;
+            interested |= piece->blocks != 0 || piece->spanning != 0;
         }
         id = piece->next;
     }

@@ -78,6 +78,7 @@ struct piece {
     uint8_t rewrites;     /* how often its code was written */
     uint32_t next;        /* in its bucket by gpfn: id */
     uint32_t blocks;      /* first block: number + 1 */
+    uint32_t spanning;    /* first block whose one instruction ends in this page: number + 1 */
     uint64_t code[PAGE_SIZE / 16 / 64]; /* bit n: some block covers bytes 16n to 16n + 15 */
 };
 
@@ -91,6 +92,7 @@ struct block {
     uint32_t piece;
     uint32_t map;         /* first of `insns` entries */
     uint32_t next_in_piece, next_in_hash; /* numbers + 1 */
+    uint32_t second, next_spanning;       /* its one instruction ends in this other piece; number + 1 */
     uint32_t incoming;    /* exits that are linked here: number + 1 */
     uint32_t exits, exit_count; /* its own */
 };
@@ -108,7 +110,14 @@ struct map {
     uint8_t flags;
 };
 
-enum exit_kind { EXIT_DIRECT, EXIT_FAR_MISS, EXIT_INTERPRET, EXIT_COUNT, EXIT_CHECK };
+enum exit_kind {
+    EXIT_DIRECT,    /* to another block, or to the next instruction */
+    EXIT_FAR_MISS,  /* the piece of code is not, or not known to be, at its place */
+    EXIT_SECOND,    /* the same of an instruction's second half */
+    EXIT_INTERPRET, /* the instruction at its place is the interpreter's */
+    EXIT_COUNT,     /* not so many instructions are to be executed any more */
+    EXIT_CHECK,     /* vector registers are not there */
+};
 
 /* A way out of a block to a known place. */
 struct exit_site {
@@ -228,6 +237,10 @@ uint8_t translate_key(const struct vcpu *v);
 /* The piece of code at CS:RIP, entered in the fetch slots; NULL if it cannot be fetched from RAM (the interpreter says why). */
 struct piece *piece_current(struct translate *t);
 struct piece *piece_get(const struct translate *t, uint32_t id);
+/* The piece behind `piece`, which an instruction spans into; NULL if it cannot be fetched. */
+struct piece *piece_following(struct translate *t, const struct piece *piece);
+/* Whether being in `from` proves that the address space has `to` at its place. */
+bool piece_implies(const struct piece *from, const struct piece *to);
 struct block *block_find(const struct translate *t, const struct piece *piece, unsigned off);
 /* The block for CS:RIP if there is one or it is warm enough to be translated now; NULL: interpret. */
 struct block *block_current(struct translate *t);

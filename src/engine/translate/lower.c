@@ -174,6 +174,9 @@ static bool may_copy(const struct lower *l)
     case ROW_STD:
     case ROW_LEAVE:
         return false;
+    case ROW_VZEROUPPER: /* in 32-bit code YMM8 and above are not touched */
+    case ROW_VZEROALL:
+        return !l->narrow;
     case ROW_MOVSD: /* SSE and string instructions of the same name */
     case ROW_CMPSD:
         return use->vector;
@@ -457,15 +460,46 @@ static void finish_slow_ways(struct lower *l, unsigned first)
     }
 }
 
-/* Decodes the instruction at `off`; false if it cannot be part of a block. */
-static bool fetch(struct lower *l, const uint8_t *page, unsigned off)
+/* From now on writes to the page's bytes are noticed: before they are read. */
+static const uint8_t *watch(struct lower *l, const struct piece *piece)
 {
-    enum code_mode mode = l->narrow ? CODE_32_FLAT : CODE_64;
+    struct memory *memory = l->v->memory;
+    gpa_t gpa = piece->gpfn << PAGE_SHIFT;
+    if (piece->blocks == 0 && piece->spanning == 0) {
+        memory_watch(memory, piece->gpfn, PAGE_CODE);
+        mmu_stop_plain_writes(l->v, gpa);
+    }
+    return memory_page(memory, gpa).hva;
+}
+
+/* The bytes at `off`, with those of the next page if the instruction goes on there. */
+static unsigned bytes_at(struct lower *l, unsigned off, bool spanning)
+{
     unsigned available = PAGE_SIZE - off < INSN_MAX_BYTES ? PAGE_SIZE - off : INSN_MAX_BYTES;
     memset(l->bytes, 0, sizeof l->bytes);
-    memcpy(l->bytes, page + off, available);
-    if (decode_insn(l->v, mode, l->bytes, available, off, &l->in) != DECODE_OK)
-        return false;
+    memcpy(l->bytes, l->page + off, available);
+    if (!spanning || available == INSN_MAX_BYTES)
+        return available;
+    l->second = piece_following(l->t, l->piece);
+    if (l->second == NULL)
+        return available;
+    memcpy(l->bytes + available, watch(l, l->second), INSN_MAX_BYTES - available);
+    return INSN_MAX_BYTES;
+}
+
+/* Decodes the instruction at `off`; false if it cannot be part of a block. One that spans pages is a block of its own. */
+static bool fetch(struct lower *l, unsigned off)
+{
+    enum code_mode mode = l->narrow ? CODE_32_FLAT : CODE_64;
+    unsigned available = bytes_at(l, off, false);
+    if (decode_insn(l->v, mode, l->bytes, available, off, &l->in) != DECODE_OK) {
+        if (l->index != 0)
+            return false;
+        available = bytes_at(l, off, true);
+        if (l->second == NULL || decode_insn(l->v, mode, l->bytes, available, off, &l->in) != DECODE_OK ||
+            l->in.row == ROW_NONE)
+            return false;
+    }
     l->rip = l->piece->vpage << PAGE_SHIFT | off;
     l->next = l->rip + l->in.len;
     if (l->narrow)
@@ -482,20 +516,38 @@ static bool fetch(struct lower *l, const uint8_t *page, unsigned off)
 
 /* ---- before and behind ---- */
 
-static void emit_entries(struct lower *l)
+/* T = 0 if the address space has this piece of code at its place. */
+static void emit_piece_check(struct lower *l, const struct piece *piece)
 {
     struct translate *t = l->t;
     struct emit *e = &l->e;
-    const uint64_t *slot = &t->fetch[l->piece->vpage % SHADOW_FETCH_SLOTS];
+    const uint64_t *slot = &t->fetch[piece->vpage % SHADOW_FETCH_SLOTS];
     int64_t distance = (int64_t)((uintptr_t)slot - ((uintptr_t)t->v + STATE_BIAS));
-    l->rip = l->piece->vpage << PAGE_SHIFT | l->block->off;
     if (distance == (int32_t)distance) {
         emit_load(e, T, MEM(STATE, distance));
     } else {
         emit_mov_imm(e, T, (uintptr_t)slot);
         emit_load(e, T, MEM(T, 0));
     }
-    emit_lea(e, T, MEM(T, -(int32_t)l->piece->id));
+    emit_lea(e, T, MEM(T, -(int32_t)piece->id));
+}
+
+/* The second half of the block's one instruction must be there as well. */
+static void emit_second_check(struct lower *l)
+{
+    if (piece_implies(l->piece, l->second))
+        return;
+    emit_piece_check(l, l->second);
+    uint8_t *same = emit_jrcxz(&l->e);
+    lower_exit_jump(l, lower_exit(l, EXIT_SECOND, l->rip, 0));
+    emit_short_here(&l->e, same);
+}
+
+static void emit_entries(struct lower *l)
+{
+    struct emit *e = &l->e;
+    l->rip = l->piece->vpage << PAGE_SHIFT | l->block->off;
+    emit_piece_check(l, l->piece);
     uint8_t *same = emit_jrcxz(e);
     lower_exit_jump(l, lower_exit(l, EXIT_FAR_MISS, l->rip, 0));
     emit_short_here(e, same);
@@ -548,7 +600,8 @@ static void emit_exit(struct lower *l, uint32_t number)
     struct translate *t = l->t;
     struct exit_site *exit = &t->exits[number];
     struct emit *e = &l->e;
-    if (exit->kind == EXIT_DIRECT || exit->kind == EXIT_INTERPRET || exit->kind == EXIT_COUNT) {
+    if (exit->kind == EXIT_DIRECT || exit->kind == EXIT_INTERPRET || exit->kind == EXIT_COUNT ||
+        exit->kind == EXIT_SECOND) {
         uint8_t *entry = e->p;
         emit_count_back(l, l->block->insns - (exit->kind == EXIT_COUNT ? 0u : exit->executed));
         if (e->p != entry && exit->jump != 0) { /* the way through here is what is linked */
@@ -586,12 +639,14 @@ static void emit_slow_calls(struct lower *l)
 #define INSN_BYTES_MAX 192u /* host code of one instruction, without its stubs */
 #define BODY_MAX 12288u
 
-static void lower_body(struct lower *l, const uint8_t *page, unsigned off, unsigned limit)
+static void lower_body(struct lower *l, unsigned off, unsigned limit)
 {
     struct translate *t = l->t;
     while (!l->ended && l->index < limit && off < PAGE_SIZE) {
-        if ((uint32_t)(l->e.p - l->start) > BODY_MAX || !fetch(l, page, off))
+        if ((uint32_t)(l->e.p - l->start) > BODY_MAX || !fetch(l, off))
             break;
+        if (l->second != NULL)
+            emit_second_check(l);
         const struct form *form = form_of(t, l->piece->id, off, false);
         l->form = form != NULL ? form->form : 0;
         l->map = &t->maps[t->map_count++];
@@ -616,6 +671,8 @@ static void lower_body(struct lower *l, const uint8_t *page, unsigned off, unsig
         finish_slow_ways(l, first_stub);
         l->index++;
         off += l->in.len;
+        if (l->second != NULL)
+            break;
     }
 }
 
@@ -636,12 +693,13 @@ static void begin(struct lower *l, const struct mark *mark, unsigned off)
                                .exits = t->exit_count};
     l->e = (struct emit){.p = l->start, .end = l->start + BLOCK_BYTES_MAX};
     l->index = l->stub_count = 0;
+    l->second = NULL;
     l->status = l->ended = l->refused = false;
     l->aligned4 = l->aligned8 = 0;
     l->count_at = NULL;
 }
 
-static void translate_once(struct lower *l, const struct mark *mark, const uint8_t *page, unsigned off, bool vector, bool avx)
+static void translate_once(struct lower *l, const struct mark *mark, unsigned off, bool vector, bool avx)
 {
     begin(l, mark, off);
     emit_entries(l);
@@ -649,7 +707,7 @@ static void translate_once(struct lower *l, const struct mark *mark, const uint8
         emit_vector_check(l, avx);
     if (l->t->counted)
         emit_count(l);
-    lower_body(l, page, off, BLOCK_INSNS_MAX);
+    lower_body(l, off, BLOCK_INSNS_MAX);
     if (l->index == 0)
         return;
     if (!l->ended) {
@@ -662,6 +720,7 @@ static void translate_once(struct lower *l, const struct mark *mark, const uint8
     block->insns = (uint16_t)l->index;
     block->guest_bytes = (uint16_t)(l->map->off + l->map->len - off);
     block->exit_count = l->t->exit_count - block->exits;
+    block->second = l->second != NULL ? l->second->id : 0;
     emit_slow_calls(l);
     for (uint32_t i = 0; i < block->exit_count; i++)
         emit_exit(l, block->exits + i);
@@ -682,17 +741,14 @@ static uint64_t clock_ns(void)
 struct block *block_translate(struct translate *t, struct piece *piece, unsigned off)
 {
     uint64_t begin_ns = clock_ns();
-    gpa_t gpa = piece->gpfn << PAGE_SHIFT;
-    memory_watch(t->v->memory, piece->gpfn, PAGE_CODE); /* before its bytes are read */
-    mmu_stop_plain_writes(t->v, gpa);
     struct lower l = {.t = t, .v = t->v, .piece = piece, .narrow = (piece->key & KEY_NARROW) != 0};
     l.block = &t->blocks[t->block_count];
     l.start = t->write + t->used;
     const struct mark mark = {t->map_count, t->exit_count, t->site_count};
-    const uint8_t *page = memory_page(t->v->memory, gpa).hva;
-    translate_once(&l, &mark, page, off, false, false);
+    l.page = watch(&l, piece);
+    translate_once(&l, &mark, off, false, false);
     if (l.index != 0 && l.block->vector)
-        translate_once(&l, &mark, page, off, true, l.block->avx);
+        translate_once(&l, &mark, off, true, l.block->avx);
     if (l.index == 0)
         return NULL;
     check(l.block->size <= BLOCK_BYTES_MAX);

@@ -19,6 +19,8 @@ struct lower {
     struct translate *t;
     struct vcpu *v;
     struct piece *piece;
+    const uint8_t *page;  /* its bytes */
+    struct piece *second; /* where the block's one instruction ends */
     struct block *block;
     struct emit e;
     uint8_t *start;   /* of the block's code, in the writable view */
