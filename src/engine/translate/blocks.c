@@ -201,7 +201,7 @@ static bool segment_is_plain(const struct segment *s)
 
 uint8_t translate_key(const struct vcpu *v)
 {
-    uint8_t key = v->cpl == 3 ? KEY_USER : 0;
+    uint8_t key = v->cpl == 3 ? KEY_USER : v->cr4 & CR4_SMAP ? KEY_SMAP : 0;
     if (v->code_mode != CODE_64) {
         key |= KEY_NARROW;
         key |= segment_is_plain(&v->seg[SEG_FS]) ? KEY_FS_PLAIN : 0;

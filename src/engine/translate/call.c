@@ -17,10 +17,11 @@ uint64_t mapping_epoch(const struct translate *t)
 
 void gs_base_update(struct translate *t)
 {
-    uint64_t base = shadow_base(t->v);
-    if (base == t->gs_now)
+    struct vcpu *v = t->v;
+    uint64_t base = shadow_base(v);
+    if (base == v->translated.gs_base)
         return;
-    t->gs_now = base;
+    v->translated.gs_base = base;
     __asm__ volatile("wrgsbase %0" : : "r"(base) : "memory");
 }
 
@@ -66,6 +67,32 @@ uint64_t resume_at(struct translate *t, const struct block *block, uint64_t rip,
     return resume;
 }
 
+/* After an instruction in C that went somewhere else: straight on into the block there, as the engine's loop would do when
+ * nothing is to be looked at. */
+static uint64_t resume_elsewhere(struct translate *t)
+{
+    struct vcpu *v = t->v;
+    uint8_t narrow = t->key & KEY_NARROW;
+    if (t->verify != NULL || v->activity != ACTIVITY_RUNNING || events_need_care(v) || events_must_take_pending(v) ||
+        !translate_possible(v) || v->memory_generation != memory_generation(v->memory))
+        return 0;
+    if (t->counted && v->instructions >= t->until)
+        return 0;
+    t->returns[t->entered].rsp = v->translated.return_rsp;
+    uint8_t key = t->key;
+    mode_update(t);
+    struct block *block = (t->key & KEY_NARROW) == narrow ? block_current(t) : NULL;
+    if (block == NULL || (block->vector && !vectors_allowed(t, block->avx))) {
+        t->key = key;
+        return 0;
+    }
+    gs_base_update(t);
+    v->translated.left = t->until - v->instructions;
+    t->entered = t->key & KEY_USER;
+    v->translated.return_rsp = t->returns[t->entered].rsp;
+    return ((uintptr_t)t->execute + block->code + block->near) | (block->vector ? RESUME_VECTORS : 0);
+}
+
 uint64_t translate_call(struct vcpu *v, uint64_t number)
 {
     struct translate *t = translate_of(v);
@@ -88,6 +115,8 @@ uint64_t translate_call(struct vcpu *v, uint64_t number)
         v->instructions_stop = 0;
     events_run_single(v, in);
     uint64_t resume = site->resume != 0 ? resume_at(t, block, next, site->resume) : 0;
+    if (resume == 0 && v->rip != next)
+        resume = resume_elsewhere(t);
     if (resume == 0)
         v->translated.exit = EXIT_RETURNED;
     return resume;

@@ -102,7 +102,8 @@ static uint64_t accessed(struct translate *t, const struct map *map, bool write)
         return host_register(v, map->address);
     const struct insn *in = code_lookup_single(v);
     unsigned size = map->size;
-    bool pushes = in->row == ROW_PUSH || in->row == ROW_CALL;
+    bool pushes = in->row == ROW_PUSH || in->row == ROW_CALL || in->row == ROW_PUSHF || in->row == ROW_PUSHFD ||
+                  in->row == ROW_PUSHFQ;
     if (pushes && (write || in->op_kind[0] != OPERAND_MEM))
         return in->mode == CODE_64 ? v->regs[RSP] - size : (uint32_t)(v->regs[RSP] - size);
     return ea_linear(v, in, size, write);

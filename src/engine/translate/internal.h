@@ -53,6 +53,7 @@
 #define KEY_NARROW 2u /* 32-bit code, flat segments */
 #define KEY_FS_PLAIN 4u
 #define KEY_GS_PLAIN 8u
+#define KEY_SMAP 16u      /* kernel code: user pages are out of reach unless AC is set */
 #define KEY_TABLE 3u /* the bits that choose jump cache and return stack */
 
 #define CACHE_SIZE (64 * MiB)
@@ -186,7 +187,6 @@ struct translate {
         uint64_t rsp;
     } returns[2];         /* kernel, user */
     uint64_t *fetch;      /* the shadow's fetch slots */
-    uint64_t gs_now;      /* what GS base is */
     struct block *blocks;
     uint32_t block_count;
     struct map *maps;
@@ -282,6 +282,12 @@ bool fault_attach(struct translate *t, struct error *err);
 void fault_detach(struct translate *t);
 /* After translated code has faulted: puts it right. Returns where to go on, or 0 with the state in struct vcpu. */
 uint64_t fault_handle(struct translate *t);
+
+/* ---- translate.c ---- */
+/* Whether what comes next can be translated code at all: flat segments, an aligned stack pointer ... */
+bool translate_possible(const struct vcpu *v);
+/* The mode may be another one than at the last entry: the key, jump cache and return stacks of this one. */
+void mode_update(struct translate *t);
 
 /* ---- call.c ---- */
 /* Runs the instruction of a call site in C; called by translated code. Returns where to go on, or 0. */

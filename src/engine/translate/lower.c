@@ -70,6 +70,12 @@ static void stub_jump(struct lower *l, uint8_t *at, uint32_t exit)
     l->stubs[l->stub_count++] = (struct stub_jump){.at = at, .number = exit};
 }
 
+void lower_slow_way(struct lower *l, uint8_t *at)
+{
+    check(l->stub_count < STUBS_MAX);
+    l->stubs[l->stub_count++] = (struct stub_jump){.at = at, .call = true, .status = l->status, .number = UINT32_MAX};
+}
+
 void lower_exit_jump(struct lower *l, uint32_t exit)
 {
     stub_jump(l, emit_jmp(&l->e, NULL), exit);
@@ -424,7 +430,7 @@ static void lower_instruction(struct lower *l)
     l->writes = l->use.gpr_written;
     bool done = false;
     if (l->in.row != ROW_NONE) {
-        done = is_nothing(&l->in) || lower_flow(l) || lower_stack(l);
+        done = is_nothing(&l->in) || lower_flow(l) || lower_stack(l) || lower_system(l);
         if (!done && l->in.row == ROW_LEA)
             done = lower_lea(l);
         else if (!done && l->in.row == ROW_MOV && lower_mov_spilled(l))
@@ -630,7 +636,7 @@ static void emit_slow_calls(struct lower *l)
             continue;
         emit_target(l->stubs[i].at, l->e.p);
         emit_mov_imm(&l->e, T, l->stubs[i].number);
-        jump_trampoline(l, l->t->at.call_status[l->narrow]);
+        jump_trampoline(l, (l->stubs[i].status ? l->t->at.call_status : l->t->at.call)[l->narrow]);
     }
 }
 

@@ -12,6 +12,7 @@
 struct stub_jump {
     uint8_t *at;      /* where its 32-bit distance stands */
     bool call;        /* `number` is a call site, else an exit */
+    bool status;      /* of a call: the flags are in memory */
     uint32_t number;
 };
 
@@ -74,6 +75,8 @@ void lower_exit_jump(struct lower *l, uint32_t exit);
 /* Flags into memory, where they stay until they are set or wanted; back again. T is used. */
 void lower_status_save(struct lower *l);
 void lower_status_restore(struct lower *l);
+/* The jump at `at`, with the flags where l->status says, leads to a call of the instruction's C function. */
+void lower_slow_way(struct lower *l, uint8_t *at);
 /* RSP was changed to any value: leaves the block when it is not aligned. */
 void lower_rsp_check(struct lower *l);
 
@@ -93,5 +96,10 @@ unsigned lower_register(struct lower *l, unsigned guest, unsigned temp);
 /* False: not one of its instructions, or not in this form. */
 bool lower_flow(struct lower *l);
 bool lower_stack(struct lower *l);
+/* Pushes vcpu.translated.scratch and moves RSP. */
+void lower_push_scratch(struct lower *l);
+
+/* ---- lower_system.c ---- */
+bool lower_system(struct lower *l);
 
 #endif

@@ -302,6 +302,20 @@ bool lower_flow(struct lower *l)
 
 /* ---- PUSH, POP, LEAVE ---- */
 
+void lower_push_scratch(struct lower *l)
+{
+    struct emit *e = &l->e;
+    push_address(l);
+    l->map->address = H_NONE;
+    emit_lea(e, S, MEM_INDEX(S, T, 0, 0));
+    emit_load(e, T, STATE_OF(translated.scratch));
+    if (l->narrow)
+        emit_store32(e, MEM(S, 0), T);
+    else
+        emit_store(e, MEM(S, 0), T);
+    move_rsp(l, -(int32_t)natural_size(l));
+}
+
 static bool lower_push(struct lower *l)
 {
     struct emit *e = &l->e;
@@ -339,15 +353,8 @@ static bool lower_push(struct lower *l)
         else
             emit_load(e, T, MEM_INDEX(from, T, 0, 0));
         emit_store(e, STATE_OF(translated.scratch), T);
-        push_address(l);
-        l->map->address = H_NONE; /* two accesses */
-        emit_lea(e, S, MEM_INDEX(S, T, 0, 0));
-        emit_load(e, T, STATE_OF(translated.scratch));
-        if (l->narrow)
-            emit_store32(e, MEM(S, 0), T);
-        else
-            emit_store(e, MEM(S, 0), T);
-        break;
+        lower_push_scratch(l); /* two accesses */
+        return true;
     }
     default: return false;
     }

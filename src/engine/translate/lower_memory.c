@@ -177,11 +177,9 @@ static void translate_aligned_narrow(struct lower *l, unsigned reg, unsigned siz
     l->map->address = (uint8_t)reg;
 }
 
-static uint8_t *jump_slow(struct lower *l, unsigned condition)
+static void jump_slow(struct lower *l, unsigned condition)
 {
-    uint8_t *at = emit_jcc(&l->e, condition, NULL);
-    l->stubs[l->stub_count++] = (struct stub_jump){.at = at, .call = true, .number = UINT32_MAX};
-    return at;
+    lower_slow_way(l, emit_jcc(&l->e, condition, NULL));
 }
 
 /* The explicit check: does it cross into the next page? */

@@ -527,8 +527,15 @@ static uint8_t flags_left_out(ZydisMnemonic mnemonic)
 {
     switch (mnemonic) {
     case M(VPTEST): case M(VTESTPS): case M(VTESTPD): return INSN_USE_FLAGS; /* the other four are cleared */
-    case M(BLSR): case M(BLSMSK): case M(BZHI): return INSN_USE_PF | INSN_USE_AF; /* undefined */
-    case M(LZCNT): case M(TZCNT): return INSN_USE_FLAGS;                          /* undefined but CF and ZF */
+    default: return 0;
+    }
+}
+
+static uint8_t flags_undefined(ZydisMnemonic mnemonic)
+{
+    switch (mnemonic) {
+    case M(BLSR): case M(BLSMSK): case M(BZHI): return INSN_USE_PF | INSN_USE_AF;
+    case M(LZCNT): case M(TZCNT): return INSN_USE_FLAGS; /* but CF and ZF */
     default: return 0;
     }
 }
@@ -559,11 +566,15 @@ static void use_flags(struct insn_use *use, const ZydisDecodedInstruction *z)
         return;
     use->flags_read = status_flags(flags->tested);
     use->flags_written = status_flags(flags->modified | flags->set_0 | flags->set_1 | flags->undefined) |
-                         flags_left_out(z->mnemonic);
+                         flags_left_out(z->mnemonic) | flags_undefined(z->mnemonic);
+    /* An undefined flag may be what it was before, but AF after AND, OR, XOR and TEST is 0 on every processor. */
+    uint8_t certain = status_flags(flags->modified | flags->set_0 | flags->set_1) | flags_left_out(z->mnemonic);
+    if (z->mnemonic == M(AND) || z->mnemonic == M(OR) || z->mnemonic == M(XOR) || z->mnemonic == M(TEST))
+        certain |= INSN_USE_AF;
     if (count == COUNT_UNKNOWN)
         use->flags_read |= use->flags_written;
     else
-        use->all_flags_written = use->flags_written == INSN_USE_FLAGS;
+        use->all_flags_written = certain == INSN_USE_FLAGS;
 }
 
 /* What belongs to the x87 and vector units without naming a register of theirs. */
@@ -574,6 +585,7 @@ static void use_units(struct insn_use *use, const ZydisDecodedInstruction *z)
     switch (z->mnemonic) {
     case M(EMMS): case M(CVTPI2PS): case M(CVTPI2PD): use->mmx = true; break;
     case M(LDMXCSR): case M(STMXCSR): case M(VLDMXCSR): case M(VSTMXCSR): case M(VZEROALL): case M(VZEROUPPER):
+    case M(VCVTSS2SI): case M(VCVTSD2SI): case M(VCVTTSS2SI): case M(VCVTTSD2SI): /* MXCSR, which Zydis does not name */
         use->vector = true;
         break;
     default: break;

@@ -78,7 +78,7 @@ struct insn_use {
     /* INSN_USE_*. Undefined flags count as written. Flags that are perhaps written, as by a shift whose count may be 0,
      * count as written and read: live before = (live after & ~written) | read. */
     uint8_t flags_read, flags_written;
-    bool all_flags_written; /* all six, without a condition */
+    bool all_flags_written; /* all six, without a condition, and none of them undefined */
 };
 
 /* For a PAUSE that is really an XCHG (see above), what that uses. */

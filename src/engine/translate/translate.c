@@ -146,13 +146,12 @@ static void interpret_some(struct vcpu *v, uint64_t until)
     v->link = NULL;
 }
 
-static bool is_translatable(const struct vcpu *v)
+bool translate_possible(const struct vcpu *v)
 {
     return v->flat && v->tlb != &v->tlbs[TLB_NONE] && (v->regs[RSP] & (v->code_mode == CODE_64 ? 7 : 3)) == 0;
 }
 
-/* The mode may be another one than at the last entry. */
-static void mode_update(struct translate *t)
+void mode_update(struct translate *t)
 {
     t->key = translate_key(t->v);
     unsigned table = t->key & KEY_TABLE;
@@ -257,7 +256,7 @@ static void run_translated(struct translate *t, uint64_t resume)
 static bool run_block(struct translate *t)
 {
     struct vcpu *v = t->v;
-    if (!is_translatable(v))
+    if (!translate_possible(v))
         return false;
     mode_update(t);
     struct block *block = block_current(t);
@@ -295,7 +294,7 @@ static void run(struct vcpu *v, uint64_t until)
     }
     v->instructions_partial = !counted;
     t->until = until < INT64_MAX ? until : INT64_MAX; /* what is left of it has a sign */
-    t->gs_now = 1; /* another thread's, or another vCPU's: never a table */
+    v->translated.gs_base = 1; /* another thread's, or another vCPU's: never a table */
     signals_begin(t);
     jmp_buf unwind;
     v->unwind = &unwind;
@@ -366,8 +365,7 @@ static void stats(const struct vcpu *v, struct stats *stats)
         .entries_restored = s->entries_restored,
         .islands = s->islands,
         .evictions = s->evictions,
-        .tracked_pages = s->tracked_pages,
-        .tracked_writes = s->tracked_writes,
+        .entries_reread = s->entries_reread,
         .bytes = shadow_bytes(v),
     };
 }
