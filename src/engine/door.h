@@ -54,8 +54,7 @@ struct trace;
     X(entries_restored)                                                                                                \
     X(islands)                                                                                                         \
     X(evictions)                                                                                                       \
-    X(tracked_pages)                                                                                                   \
-    X(tracked_writes)                                                                                                  \
+    X(entries_reread)                                                                                                  \
     X(bytes)
 
 #define STATS_FIELD(name) uint64_t name;

@@ -185,9 +185,9 @@ static void print_shadow(const struct stats_shadow *s, FILE *out)
     fprintf(out, "\nshadow page tables, %s\n", s->policy);
     fprintf(out, "  %" PRIu64 " fills, %" PRIu64 " before they were needed; %" PRIu64 " flushes, %" PRIu64 " of one page\n",
             s->fills, s->prefills, s->flushes, s->page_flushes);
-    fprintf(out, "  %" PRIu64 " switches, %" PRIu64 " to a kept address space: %" PRIu64 " entries brought back\n",
-            s->switches, s->switches_kept, s->entries_restored);
-    fprintf(out, "  %" PRIu64 " tracked tables, %" PRIu64 " writes to them\n", s->tracked_pages, s->tracked_writes);
+    fprintf(out, "  %" PRIu64 " switches, %" PRIu64 " to a kept address space: %" PRIu64 " entries brought back, %" PRIu64
+            " read again\n",
+            s->switches, s->switches_kept, s->entries_restored, s->entries_reread);
     fprintf(out, "  %" PRIu64 " islands made, %" PRIu64 " evictions; %.1f MiB\n", s->islands, s->evictions,
             (double)s->bytes / MiB);
 }

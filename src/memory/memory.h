@@ -10,7 +10,7 @@
  * Holes within low RAM (the VGA window, ROM) are made by mapping devices or ROM over it: a device range
  * hides RAM below it for the CPU and for DMA alike. All ranges are whole pages except I/O port ranges.
  *
- * Whoever caches what it read from RAM (decoded instructions, translated code, shadow page tables) *watches*
+ * Whoever caches what it read from RAM (decoded instructions, translated code) *watches*
  * the page: `page_flags` of that page gets the bit that says what for, every writer looks at them (memory_write() here,
  * the CPU's slow path in mmu/), and the watcher is told through the callback, after the write, on the writer's thread.
  *
@@ -43,9 +43,8 @@ struct io_ops {
 
 /* Why the watcher is told about writes to a page. */
 enum page_flag {
-    PAGE_CODE = 1,  /* something decoded or translated from it is alive */
-    PAGE_TABLE = 2, /* a page table of the guest from which translations are kept */
-    PAGE_WATCHED = PAGE_CODE | PAGE_TABLE,
+    PAGE_CODE = 1, /* something decoded or translated from it is alive */
+    PAGE_WATCHED = PAGE_CODE,
 };
 
 struct memory;

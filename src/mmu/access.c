@@ -425,8 +425,6 @@ void mmu_written(struct vcpu *v, gpa_t gpa, unsigned size)
     struct page_backing page = memory_page(v->memory, gpa);
     if (page.kind != PAGE_RAM)
         return;
-    if (__atomic_load_n(page.flags, __ATOMIC_RELAXED) & PAGE_TABLE)
-        shadow_table_written(v, gpa, size);
     if (v->code != NULL && (__atomic_load_n(page.flags, __ATOMIC_RELAXED) & PAGE_CODE))
         code_cache_written(v, gpa, size);
 }

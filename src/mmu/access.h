@@ -106,7 +106,8 @@ void mmu_flush_page(struct vcpu *v, gva_t gva); /* INVLPG */
 void mmu_flush_pcid(struct vcpu *v, uint64_t pcid, gva_t gva, bool one_page);
 /* A write to CR3 that has been found to be possible: sets v->cr3. `keep`: bit 63 was set (with CR4.PCIDE). */
 void mmu_switch(struct vcpu *v, uint64_t cr3, bool keep);
-/* Bytes of a watched page were written (memory_set_watcher), all in one page: tells who watches. The vCPU's thread. */
+/* Bytes of a watched page were written (memory_set_watcher), all in one page: tells whoever watches it here. The vCPU's
+ * thread. */
 void mmu_written(struct vcpu *v, gpa_t gpa, unsigned size);
 /* From now on writes to the physical page come through the slow path: it has just been watched. */
 void mmu_stop_plain_writes(struct vcpu *v, gpa_t gpa);

@@ -10,6 +10,7 @@
  * Invalidation is that of a TLB with tags (SDM 4.10.4.1), where the policy keeps tags at all:
  *
  *     MOV CR3            the non-global translations of the PCID that is loaded, unless bit 63 is set; all others stay
+ *                        (proactive: they are read again from the tables)
  *     INVLPG             the page in the current PCID, and if it is global; all pieces of a large page
  *     INVPCID 0, 1       a page, or everything, of a PCID, but global translations
  *     INVPCID 2, 3       everything; the same but global translations
@@ -65,7 +66,6 @@ static void destroy(struct shadow *s)
     free(s->global.records);
     if (s->writers != NULL)
         munmap(s->writers, s->writers_size);
-    tracker_destroy(s);
     free(s);
 }
 
@@ -95,11 +95,7 @@ bool shadow_create(struct vcpu *v, enum shadow_policy policy, struct error *err)
         destroy(s);
         return false;
     }
-    if (policy == SHADOW_PROACTIVE && (s->tracker = tracker_create(s)) == NULL) {
-        destroy(s);
-        return error_set(err, "out of memory");
-    }
-    space_enter(s, 0);
+    space_enter(s, 0, false);
     v->mmu_shadow = s;
     return true;
 }
@@ -195,26 +191,27 @@ static unsigned rights_by_kind(const struct vcpu *v, const struct walk *walk, bo
     return rights;
 }
 
+struct record shadow_record(const struct vcpu *v, gva_t gva, bool wide, const struct walk *walk,
+                            const struct page_backing *page)
+{
+    bool watched = __atomic_load_n(page->flags, __ATOMIC_RELAXED) & PAGE_WATCHED;
+    uint64_t number = gva >> PAGE_SHIFT & (WIDE_PAGES - 1), ram = v->mmu_shadow->view[RIGHT_WRITE];
+    return (struct record){
+        .key = key_make(number, wide, shadow_leaf_size(walk), rights_by_kind(v, walk, watched)),
+        .frame = (uint32_t)(((uint64_t)(uintptr_t)page->hva - ram) >> PAGE_SHIFT),
+    };
+}
+
 static bool fill(struct shadow *s, enum tlb_kind kind, gva_t gva, const struct walk *walk,
                  const struct page_backing *page, bool may_evict)
 {
     struct vcpu *v = s->v;
-    if (page->kind != PAGE_RAM)
-        return false;
-    bool global = shadow_is_global(v, walk);
-    if (s->tracker != NULL && !global)
-        tracker_use(s, gva, walk);
-    bool watched = __atomic_load_n(page->flags, __ATOMIC_RELAXED) & PAGE_WATCHED; /* perhaps just now */
-    uint64_t number = gva >> PAGE_SHIFT & (WIDE_PAGES - 1);
     bool wide = v->code_mode == CODE_64;
-    struct record record = {
-        .key = key_make(number, wide, shadow_leaf_size(walk), rights_by_kind(v, walk, watched)),
-        .frame = (uint32_t)(((uint64_t)(uintptr_t)page->hva - s->view[RIGHT_WRITE]) >> PAGE_SHIFT),
-    };
-    if (!wide && number >= NARROW_USED)
+    if (page->kind != PAGE_RAM || (!wide && gva >> PAGE_SHIFT >= NARROW_USED))
         return false;
+    struct record record = shadow_record(v, gva, wide, walk, page);
     shadow_note_large(s, gva, walk);
-    return record_enter(s, &record, kind, global, may_evict);
+    return record_enter(s, &record, kind, shadow_is_global(v, walk), may_evict);
 }
 
 void shadow_filled(struct vcpu *v, enum tlb_kind kind, gva_t gva, const struct walk *walk,
@@ -319,11 +316,8 @@ void shadow_flush_non_global(struct vcpu *v)
     if (s == NULL)
         return;
     s->count.flushes++;
-    if (s->tracker != NULL)
-        tracker_forget_all(s);
     drop_kept(s);
     space_clear(s, s->current);
-    memcpy(s->current->pdpte, v->pdpte, sizeof v->pdpte);
 }
 
 void shadow_flush(struct vcpu *v, bool global_too)
@@ -408,12 +402,6 @@ static uint64_t tag_of(const struct shadow *s, uint64_t cr3)
     return s->policy == SHADOW_PROACTIVE ? cr3 | SPACE_BY_CR3 : SPACE_FREE;
 }
 
-/* PAE paging: the PDPTEs have just been loaded. They lie in the processor, so nobody watches them. */
-static bool pdptes_changed(const struct vcpu *v, const struct space *space)
-{
-    return (v->cr4 & CR4_PAE) && !vcpu_long_mode(v) && memcmp(space->pdpte, v->pdpte, sizeof v->pdpte) != 0;
-}
-
 void shadow_switch(struct vcpu *v, uint64_t cr3, bool keep)
 {
     struct shadow *s = v->mmu_shadow;
@@ -421,26 +409,25 @@ void shadow_switch(struct vcpu *v, uint64_t cr3, bool keep)
         return;
     s->count.switches++;
     uint64_t from = tag_of(s, v->cr3), to = tag_of(s, cr3);
-    bool by_pcid = !(to & SPACE_BY_CR3);
     if (to == SPACE_FREE) {
         if (!(keep && cr3 == v->cr3))
             space_clear(s, s->current);
         return;
     }
     s->count.switches_kept++;
-    if (from == to) {
-        if (by_pcid ? !keep : pdptes_changed(v, s->current))
-            space_clear(s, s->current);
-        memcpy(s->current->pdpte, v->pdpte, sizeof v->pdpte);
+    if (from == to && keep)
+        return;
+    if (from == to && s->policy != SHADOW_PROACTIVE) {
+        space_clear(s, s->current);
         return;
     }
     s->current->tag = from; /* it may have become the current one while the paging bits were others */
     space_leave(s);
     struct space *space = space_find(s, to);
-    if (space != NULL && (by_pcid ? !keep : pdptes_changed(v, space)))
+    if (!keep && s->policy != SHADOW_PROACTIVE && space != NULL)
         space_drop(s, space);
-    space_enter(s, to);
-    memcpy(s->current->pdpte, v->pdpte, sizeof v->pdpte);
+    v->cr3 = cr3; /* for the walk */
+    space_enter(s, to, !keep);
 }
 
 /* ---- watched pages ---- */

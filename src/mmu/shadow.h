@@ -17,9 +17,9 @@
  * is not enough, everything goes.
  *
  * An entry leads either to the read-write view of RAM, or to the read-only view: when the guest's tables forbid
- * writing, when the page's D bit is still clear, or when the page is watched (it holds decoded code or a tracked page
- * table). Device pages, ROM and what is not mapped stay poison. So an entry never permits more than the guest's tables
- * do, and the A and D bits are set by the walk that precedes the fill.
+ * writing, when the page's D bit is still clear, or when the page is watched (it holds decoded code). Device pages,
+ * ROM and what is not mapped stay poison. So an entry never permits more than the guest's tables do, and the A and D
+ * bits are set by the walk that precedes the fill.
  *
  * Tables. One for each way of access control (enum tlb_kind but TLB_NONE) and each width of code: 64-bit code indexes
  * with 36 bits; 32-bit code with 20 bits below two bits that are zero when the access is aligned (see translate.h), so
@@ -29,9 +29,11 @@
  * translations, writes the new one's log back: a few ns an entry and no faults.
  *
  * Policies. ondemand: MOV CR3 forgets all but global pages. tagged: with CR4.PCIDE logs are kept by PCID as a TLB with
- * tags keeps its entries (SDM 4.10.4); without, as ondemand. proactive: besides, without PCID, logs are kept by CR3,
- * and every guest page-table page that a kept translation came from is watched: a write to it drops what was derived
- * from it, which is more than a processor promises, and right.
+ * tags keeps its entries (SDM 4.10.4); without, as ondemand. proactive: besides, where MOV CR3 demands that an address
+ * space be forgotten, its log (kept by CR3, without PCID) is read again: for each page in it the guest's tables are
+ * looked at, and the entry becomes what they say now, if their A bits are still set. So what has been used comes back
+ * without a fault, and it is right by construction: a processor too may enter a translation at any time after the
+ * flush.
  *
  * Fetch slots say what the current address space has at a page for jumps. They are cleared, kept and brought back like
  * entries, so an identity must never be used for a second piece of code: it can come back after that piece is gone. It
@@ -59,7 +61,7 @@ bool shadow_policy_find(const char *name, enum shadow_policy *policy);
 
 struct shadow_counters {
     uint64_t fills, prefills, flushes, page_flushes, switches, switches_kept, entries_restored, islands, evictions;
-    uint64_t tracked_pages, tracked_writes;
+    uint64_t entries_reread; /* entries that the guest's tables were read for again at a switch */
 };
 
 struct shadow; /* opaque but for what translated code reads, which translate/ reaches through the functions below */
@@ -88,7 +90,7 @@ bool shadow_is_read_only_view(const struct vcpu *v, uintptr_t host_address);
 
 /* Whether a host address lies in a table: a part of it without any entry was read. */
 bool shadow_is_table(const struct vcpu *v, uintptr_t host_address);
-/* Makes the part of the current table where the entry of `gva` stands readable: poison, for now. False: not possible. */
+/* Makes the part of the current table where the entry of `gva` stands readable: poison, for now. False: it cannot. */
 bool shadow_touch(struct vcpu *v, gva_t gva);
 
 /* A translated access to `gva` faulted: fills what the guest's tables permit, raising the guest's fault through
@@ -107,7 +109,7 @@ struct shadow_translation {
 };
 bool shadow_lookup(struct vcpu *v, enum tlb_kind kind, gva_t gva, bool write, struct shadow_translation *found);
 
-/* Called by mmu/access.c and cpu/control.c. The flushes and those behind them do nothing while v->mmu_shadow is NULL. */
+/* Called by mmu/access.c. The flushes and those behind them do nothing while v->mmu_shadow is NULL. */
 void shadow_filled(struct vcpu *v, enum tlb_kind kind, gva_t gva, const struct walk *walk,
                    const struct page_backing *page);
 void shadow_flush(struct vcpu *v, bool global_too);          /* this address space; with global pages: everything */
@@ -117,7 +119,6 @@ void shadow_flush_pcid(struct vcpu *v, uint64_t pcid, gva_t gva, bool one_page);
 /* MOV CR3, before v->cr3 changes; `keep`: bit 63 was set. */
 void shadow_switch(struct vcpu *v, uint64_t cr3, bool keep);
 void shadow_stop_plain_writes(struct vcpu *v, gpa_t gpa);    /* entries of this physical page become read-only */
-void shadow_table_written(struct vcpu *v, gpa_t gpa, unsigned size); /* bytes of a page with PAGE_TABLE were written */
 
 const struct shadow_counters *shadow_counters(const struct vcpu *v);
 /* Host memory that tables and logs use now. */

@@ -125,14 +125,11 @@ struct fetch_record {
 struct space {
     uint64_t tag;
     uint64_t last_used;
-    uint64_t pdpte[4]; /* with SPACE_BY_CR3: of PAE paging, from when it became the current one */
     struct record *records;
     uint32_t count, capacity;
     struct fetch_record *fetch; /* only while it is not the current one */
     uint32_t fetch_count;
 };
-
-struct shadow_tracker;
 
 struct shadow {
     struct vcpu *v;
@@ -166,7 +163,6 @@ struct shadow {
     uint16_t fetch_list[SHADOW_FETCH_SLOTS]; /* slots of the current space, perhaps empty by now */
     uint32_t fetch_listed;
 
-    struct shadow_tracker *tracker; /* proactive only */
     struct shadow_counters count;
 };
 
@@ -238,8 +234,6 @@ bool record_enter(struct shadow *s, const struct record *record, enum tlb_kind f
 struct record *record_find(struct shadow *s, uint64_t page, bool wide);
 /* Removes all records of `count` pages from `page` on that are pieces of pages at least as large as `size`. */
 void records_remove(struct shadow *s, uint64_t page, uint64_t count, bool wide, enum leaf_size size);
-/* Removes all records of the current space's log for `count` pages from `page` on. */
-void current_remove(struct shadow *s, uint64_t page, uint64_t count);
 /* Takes the right to write from all entries of a frame. */
 void records_stop_writes(struct shadow *s, uint32_t frame);
 /* Empties a log; if it is the current space's or that of global pages, the tables too. */
@@ -249,8 +243,9 @@ void space_drop(struct shadow *s, struct space *space);
 struct space *space_find(struct shadow *s, uint64_t tag);
 /* Takes the current space out of the tables; its log stays. Then there is no current space. */
 void space_leave(struct shadow *s);
-/* Makes the space with this tag the current one, with what its log says. */
-void space_enter(struct shadow *s, uint64_t tag);
+/* Makes the space with this tag the current one, with what its log says. `reread`: with what the guest's tables, which
+ * CR3 leads to already, now say about the pages in its log. */
+void space_enter(struct shadow *s, uint64_t tag, bool reread);
 /* Removes one page from a log that is not current. */
 void space_remove_page(struct shadow *s, struct space *space, uint64_t page);
 /* Forgets everything that is in the tables and gives their memory back. */
@@ -261,16 +256,8 @@ void fetch_remove(struct shadow *s, uint64_t page, uint64_t count, enum leaf_siz
 enum leaf_size shadow_leaf_size(const struct walk *walk);
 bool shadow_is_global(const struct vcpu *v, const struct walk *walk);
 void shadow_note_large(struct shadow *s, gva_t gva, const struct walk *walk);
-
-/* ---- shadow_track.c ---- */
-struct shadow_tracker *tracker_create(struct shadow *s);
-void tracker_destroy(struct shadow *s);
-/* A translation that is not global is about to be entered for the current space: watches the tables that it came from.
- * */
-void tracker_use(struct shadow *s, gva_t gva, const struct walk *walk);
-/* The log of the space has been emptied. */
-void tracker_forget_space(struct shadow *s, const struct space *space);
-/* All logs but that of global pages have been emptied. */
-void tracker_forget_all(struct shadow *s);
+/* The key and frame for what a walk found in RAM. */
+struct record shadow_record(const struct vcpu *v, gva_t gva, bool wide, const struct walk *walk,
+                            const struct page_backing *page);
 
 #endif

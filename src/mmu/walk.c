@@ -74,7 +74,7 @@ static bool entry_set_bits(struct walker *w, struct entry_ref *ref, uint64_t bit
         done = __atomic_compare_exchange_n((uint32_t *)ref->hva, &expected, (uint32_t)(ref->value | bits), false,
                                            __ATOMIC_SEQ_CST, __ATOMIC_RELAXED);
     }
-    if (done && (*ref->flags & PAGE_CODE)) /* who watches tables knows these bits */
+    if (done && (*ref->flags & PAGE_WATCHED))
         memory_notify_written(w->v->memory, ref->gpa, w->entry_size);
     return done;
 }
@@ -246,8 +246,11 @@ static void describe(const struct walker *w, const struct leaf *leaf, unsigned f
         .above_writable = leaf->above & PTE_W,
         .above_nx = (leaf->above & PTE_NX) && (v->efer & EFER_NXE),
     };
-    for (unsigned i = 0; i < w->count; i++)
+    walk->accessed = true;
+    for (unsigned i = 0; i < w->count; i++) {
         walk->entry_gpa[i] = w->used[i].gpa;
+        walk->accessed = walk->accessed && (w->used[i].value & PTE_A);
+    }
 }
 
 bool walk_page_tables(struct vcpu *v, gva_t gva, unsigned flags, bool peek, struct walk *walk, uint32_t *error)
@@ -258,7 +261,8 @@ bool walk_page_tables(struct vcpu *v, gva_t gva, unsigned flags, bool peek, stru
                               .writable = true,
                               .dirty = true,
                               .user = true,
-                              .all_writable = true};
+                              .all_writable = true,
+                              .accessed = true};
         return true;
     }
     v->count.page_walks++;

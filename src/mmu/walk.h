@@ -12,6 +12,7 @@ struct walk {
     bool dirty;       /* the leaf's D bit is set (or there is no paging) */
     bool user, nx, global;
     bool all_writable;     /* W is set in every entry (or there is no paging) */
+    bool accessed;         /* A was set in every entry before (or there is no paging) */
     /* How it was found: the entries, the leaf last. PDPTEs of PAE paging lie in the processor and do not count. */
     unsigned entry_count;  /* 0 without paging */
     gpa_t entry_gpa[4];
@@ -25,7 +26,7 @@ struct walk {
 bool walk_page_tables(struct vcpu *v, gva_t gva, unsigned flags, bool peek, struct walk *walk, uint32_t *error);
 
 /* After a walk for `gva`: the translation of the page `distance` pages away, if the same table, or the same large
- * page, maps it and it has been accessed before. Changes nothing in the tables; `sibling` can be used as if it had
+ * page, maps it and its A bit is set. Changes nothing in the tables; `sibling` can be used as if it had
  * been walked for reading, by any kind of access that its `user` and `nx` allow. */
 bool walk_sibling(struct vcpu *v, gva_t gva, const struct walk *walk, int distance, struct walk *sibling);
 

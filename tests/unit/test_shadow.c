@@ -306,11 +306,11 @@ static void test_watch(void **state)
     assert_int_equal(fault(b, gva_of(1), true), PERMITTED);
     /* Watched while its address space is away. */
     mmu_switch(b->v, ROOT(1) | 1, false);
-    memory_watch(b->memory, FRAME(1) >> 12, PAGE_TABLE);
+    memory_watch(b->memory, FRAME(1) >> 12, PAGE_CODE);
     mmu_stop_plain_writes(b->v, FRAME(1));
     mmu_switch(b->v, ROOT(0), true);
     assert_true(goes_to(b, TLB_USER, true, gva_of(1), FRAME(1), READ_ONLY));
-    memory_unwatch(b->memory, FRAME(1) >> 12, PAGE_TABLE);
+    memory_unwatch(b->memory, FRAME(1) >> 12, PAGE_CODE);
 }
 
 /* ---- address spaces ---- */
@@ -508,11 +508,12 @@ static void test_large_page_4m(void **state)
     mmu_flush_page(v, 0xbff000);
     assert_true(goes_to(b, TLB_KERNEL_AC, false, 0x800000 + FRAME(1), 0, MISS));
     assert_true(goes_to(b, TLB_KERNEL_AC, false, 0x800000 + 0x10000, 0, MISS));
-    /* The table is a page of the large page that it maps, and watched. */
-    assert_int_equal(fault(b, 0x800000 + ROOT(0), true), DENIED);
-    assert_int_equal(fault(b, 0x800000 + ROOT(0), false), PERMITTED);
-    assert_true(goes_to(b, TLB_KERNEL_AC, false, 0x800000 + ROOT(0), ROOT(0), READ_ONLY));
-    assert_true(goes_to(b, TLB_KERNEL_AC, false, 0x800000 + ROOT(1), ROOT(1), READ_WRITE));
+    assert_int_equal(fault(b, 0x800000 + FRAME(1), true), PERMITTED);
+    mmu_switch(v, ROOT(0), false); /* read again */
+    assert_true(goes_to(b, TLB_KERNEL_AC, false, 0x800000 + FRAME(1), FRAME(1), READ_WRITE));
+    put32(b, ROOT(0) + 4 * 2, P | PS | A | D);
+    mmu_switch(v, ROOT(0), false);
+    assert_true(goes_to(b, TLB_KERNEL_AC, false, 0x800000 + FRAME(1), FRAME(1), READ_ONLY));
 }
 
 /* What is read before anything is mapped there becomes poison; far more of it than may exist changes nothing. */
@@ -661,86 +662,83 @@ static void test_proactive(void **state)
     struct bench *b = *state;
     long_mode(b, SHADOW_PROACTIVE, CR4_PGE);
     fill_spaces(b, 0);
-    assert_true(*memory_page(b->memory, TABLE(2)).flags & PAGE_TABLE);
     for (unsigned n = 0; n < 6; n++) {
         mmu_switch(b->v, ROOT(n % 3), false);
         IS(1, n % 3);
         IS(2, 9);
     }
-    mmu_switch(b->v, ROOT(2), false); /* the same again: nothing has changed */
-    IS(1, 2);
-    leaf_put(b, 2, 1, FRAME(5) | P | W | U | A | D); /* dropped at once */
-    ABSENT(1);
-    assert_int_equal(fault(b, gva_of(1), true), PERMITTED);
-    leaf_put(b, 2, 3, FRAME(6) | P | W | U | A | D); /* an entry that was never used */
-    IS(1, 5);
-    leaf_put(b, 1, 1, FRAME(7) | P | W | U | A | D); /* of another one */
+    leaf_put(b, 2, 1, FRAME(5) | P | W | U | A | D); /* seen with the next flush, at the latest */
+    leaf_put(b, 1, 1, FRAME(7) | P | U | A | D);
+    mmu_switch(b->v, ROOT(2), false);
     IS(1, 5);
     mmu_switch(b->v, ROOT(1), false);
-    ABSENT(1);
-    assert_int_equal(fault(b, gva_of(1), true), PERMITTED);
-    IS(1, 7);
+    assert_true(goes_to(b, TLB_USER, true, gva_of(1), FRAME(7), READ_ONLY));
+    /* What a processor would not enter of itself, or has no log any more, does not come back. */
+    static const uint64_t gone[] = {0, FRAME(3) | P | W | U | D, FRAME(3) | P | A | D, FRAME(3) | P | U | A | G,
+                                    0xe0000000 | P | W | U | A | D, FRAME(3) | P | U | A | 1ull << 51};
+    for (unsigned i = 0; i < ARRAY_LEN(gone); i++) {
+        leaf_put(b, 1, 1, FRAME(4) | P | W | U | A | D);
+        mmu_switch(b->v, ROOT(1), false);
+        assert_int_equal(fault(b, gva_of(1), true), PERMITTED);
+        leaf_put(b, 1, 1, gone[i]);
+        mmu_switch(b->v, ROOT(i % 3), false);
+        mmu_switch(b->v, ROOT(1), false);
+        ABSENT(1);
+        assert_int_equal(get64(b, TABLE(6) + 8), gone[i]); /* no A or D bit is set by this */
+    }
+    /* Upper tables: another one, and one whose A bit is clear. */
     mmu_switch(b->v, ROOT(0), false);
     IS(1, 0);
-    /* An upper table. */
-    put64(b, TABLE(13), TABLE(14) | P | W | U);
+    put64(b, TABLE(12), TABLE(13) | P | W | U | A);
+    put64(b, TABLE(13), TABLE(14) | P | W | U | A);
     put64(b, TABLE(14) + 8, FRAME(8) | P | W | U | A | D);
-    table_put(b, ROOT(0), TABLE(12) | P | W | U, 8);
-    ABSENT(1);
+    table_put(b, ROOT(0), TABLE(12) | P | W | U | A, 8);
     mmu_switch(b->v, ROOT(0), false);
-    put64(b, TABLE(12), TABLE(13) | P | W | U);
-    assert_int_equal(fault(b, gva_of(1), true), PERMITTED);
     IS(1, 8);
-    mmu_switch(b->v, ROOT(2), false);
-    table_put(b, TABLE(12), 0, 8);
+    put64(b, TABLE(12), TABLE(13) | P | W | U);
+    mmu_switch(b->v, ROOT(0), false);
+    ABSENT(1);
+    assert_int_equal(get64(b, TABLE(12)), TABLE(13) | P | W | U);
+    assert_int_equal(fault(b, gva_of(1), true), PERMITTED);
+    mmu_flush_page(b->v, gva_of(1));
     mmu_switch(b->v, ROOT(0), false);
     ABSENT(1);
 }
 
-/* A table page that becomes something else, or is filled as a whole, is left alone after some writes. */
+/* A table page that has become something else while its address space was away. */
 static void test_recycled_table(void **state)
 {
     struct bench *b = *state;
     long_mode(b, SHADOW_PROACTIVE, 0);
     fill_spaces(b, 0);
-    mmu_switch(b->v, ROOT(0), false);
-    IS(1, 0);
-    uint8_t *flags = memory_page(b->memory, TABLE(2)).flags;
-    for (unsigned i = 0; i < 40; i++)
-        leaf_put(b, 0, 100 + i, FRAME(i) | P | W | U | A | D);
-    assert_int_equal(*flags & PAGE_TABLE, 0);
-    put64(b, TABLE(2) + 8, FRAME(3) | P | W | U | A | D); /* so this is not seen, but nothing is kept either */
-    mmu_switch(b->v, ROOT(1), false);
+    memset(b->ram + TABLE(2), 0xab, PAGE_SIZE);
     mmu_switch(b->v, ROOT(0), false);
     ABSENT(1);
-    assert_int_equal(fault(b, gva_of(1), true), PERMITTED);
-    IS(1, 3);
-    assert_int_equal(*flags & PAGE_TABLE, PAGE_TABLE); /* used again */
-    uint64_t tracked = shadow_counters(b->v)->tracked_pages;
-    for (unsigned i = 0; i < 100; i++) { /* written and used in turn: it stays */
-        leaf_put(b, 0, 1, FRAME(i % 8) | P | W | U | A | D);
-        ABSENT(1);
-        assert_int_equal(fault(b, gva_of(1), true), PERMITTED);
-        IS(1, i % 8);
+    mmu_switch(b->v, ROOT(1), false);
+    IS(1, 1);
+    /* Many pages, in large and small pieces and out of order. */
+    for (unsigned page = 0; page < 512; page++)
+        leaf_put(b, 1, page, FRAME(page % 32) | P | W | U | A | D);
+    put64(b, TABLE(5) + 8, 0x200000 | P | W | U | A | D | PS);
+    for (unsigned i = 0; i < 512; i++)
+        assert_int_equal(fault(b, gva_of(i * 211 % 512), true), PERMITTED);
+    for (unsigned i = 0; i < 512; i += 5)
+        assert_int_equal(fault(b, 0x200000 + gva_of(i * 211 % 512), true), PERMITTED);
+    for (unsigned page = 0; page < 512; page += 2)
+        leaf_put(b, 1, page, page % 4 == 0 ? 0 : FRAME(page % 32 + 1) | P | U | A | D);
+    put64(b, TABLE(5) + 8, P | W | U | A | D | PS);
+    mmu_switch(b->v, ROOT(2), false);
+    mmu_switch(b->v, ROOT(1), false);
+    for (unsigned page = 0; page < 512; page++) {
+        enum outcome expected = page % 4 == 0 ? MISS : page % 2 == 0 ? READ_ONLY : READ_WRITE;
+        assert_true(goes_to(b, TLB_USER, true, gva_of(page), FRAME(page % 32 + !(page % 2)), expected));
     }
-    assert_int_equal(*flags & PAGE_TABLE, PAGE_TABLE);
-    assert_int_equal(shadow_counters(b->v)->tracked_pages, tracked);
-    mmu_flush(b->v);
-    assert_int_equal(*flags & PAGE_TABLE, 0);
-    /* Many tables: in the end they start over. */
-    for (unsigned n = 0; n < 200; n++) {
-        gpa_t table = 0x300000 + (n % 64) * 0x1000;
-        table_put(b, TABLE(1) + 8 * (n + 3), table | P | W | U, 8);
-        table_put(b, table + 8 * 5, FRAME(n % 8) | P | W | U | A | D, 8);
-        assert_int_equal(fault(b, (gva_t)(n + 3) << 21 | 0x5000, true), PERMITTED);
-        assert_true(goes_to(b, TLB_USER, true, (gva_t)(n + 3) << 21 | 0x5000, FRAME(n % 8), READ_WRITE));
-    }
-    shadow_destroy(b->v);
-    for (gpa_t gpa = 0; gpa < 4 * MiB; gpa += 4096)
-        assert_int_equal(*memory_page(b->memory, gpa).flags, 0);
+    for (unsigned i = 0; i < 512; i += 5)
+        assert_true(goes_to(b, TLB_USER, true, 0x200000 + gva_of(i * 211 % 512), gva_of(i * 211 % 512), READ_WRITE));
+    assert_true(shadow_counters(b->v)->entries_reread > 512);
 }
 
-/* PAE: the PDPTEs lie in the processor; when they have changed, what they led to is not kept. */
+/* PAE: the PDPTEs lie in the processor; when they have changed, what they lead to now comes back. */
 static void test_pdptes(void **state)
 {
     struct bench *b = *state;
@@ -769,10 +767,12 @@ static void test_pdptes(void **state)
     put64(b, ROOT(1), TABLE(0) | P); /* another page directory behind CR3's other value */
     mmu_load_pdptes(v, ROOT(1));
     mmu_switch(v, ROOT(1), false);
-    assert_true(goes_to(b, TLB_USER, false, 0x1000, 0, MISS));
-    assert_int_equal(fault(b, 0x1000, true), PERMITTED);
     assert_true(goes_to(b, TLB_USER, false, 0x1000, FRAME(0), READ_WRITE));
     put64(b, ROOT(1), TABLE(2) | P); /* and behind the present one */
+    mmu_load_pdptes(v, ROOT(1));
+    mmu_switch(v, ROOT(1), false);
+    assert_true(goes_to(b, TLB_USER, false, 0x1000, FRAME(1), READ_WRITE));
+    put64(b, ROOT(1), 0);
     mmu_load_pdptes(v, ROOT(1));
     mmu_switch(v, ROOT(1), false);
     assert_true(goes_to(b, TLB_USER, false, 0x1000, 0, MISS));
