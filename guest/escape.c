@@ -1,6 +1,6 @@
 /* Escape: what a guest could try to reach memory that is not its own, or to confuse an engine about where it is.
  *
- *     --append "seed=N"
+ *     --append "seed=N trace=1"
  *
  * Every address that the monitor's own memory could have, in user and kernel code, mapped and not; sums of base, index and
  * displacement that wrap; 32-bit addresses that wrap at 4 GiB; accesses over the end of RAM and into devices; stack
@@ -24,6 +24,7 @@
 #define BLOCKS 100000u
 
 static uint8_t *page; /* with a pattern */
+static bool trace;
 
 /* ---- outcomes ---- */
 
@@ -31,6 +32,9 @@ static struct trap outcome(struct regs r)
 {
     struct trap t = run(&r);
     sum_trap(&t, FL_TF | FL_IF | FL_DF | FL_NT | FL_RF | FL_AC);
+    if (trace)
+        print("at %lx cs %lx di %lx si %lx sp %lx: vector %lu error %lx cr2 %lx ip %lx ax %lx sum %llx\n", r.ip, r.cs, r.di,
+              r.si, r.sp, t.vector, t.error, t.vector == PF ? t.cr2 : 0, t.regs.ip, t.regs.ax, (unsigned long long)sum);
     return t;
 }
 
@@ -461,6 +465,7 @@ static void test_tables(void)
 void test_main(void)
 {
     random_seed(argument("seed=", 1));
+    trace = argument("trace=", 0) != 0;
     page = page_alloc(2);
     for (unsigned i = 0; i < 2 * PAGE; i++)
         page[i] = (uint8_t)random64();

@@ -5,6 +5,7 @@
  *   --cases N         how many (default 100000)
  *   --seed S          default 1
  *   --case N          only this case, and report it in any case
+ *   --first N         begin with this case: for a difference that comes of what was run before
  *   --time S          stop after S seconds
  *   --forever         new seeds until stopped or a difference is found
  *   --loose           do not compare instruction counts, and let guest time stand still
@@ -22,7 +23,7 @@
 
 struct options {
     const struct engine *engine, *against;
-    uint64_t cases, seed, number;
+    uint64_t cases, seed, number, first;
     double seconds;
     bool one, forever, loose, verbose;
 };
@@ -151,9 +152,12 @@ static void one_case(struct session *s, uint64_t seed, uint64_t number)
     s->endless += end == DIFF_ENDLESS;
     s->unjudged += verdict == UNJUDGED;
     s->different += verdict == DIFFERENT;
-    if (verdict == DIFFERENT && s->reports++ < REPORTS_MAX)
+    if (verdict == DIFFERENT && s->reports++ < REPORTS_MAX) {
+        printf("as first met:\n"); /* what an engine has learnt may change what it does the next time */
+        world_compare(s->engine, s->against, stdout);
         report(s, minimise(s));
-    else if (s->options.one)
+    }
+    if (verdict != DIFFERENT && s->options.one)
         report(s, 0);
 }
 
@@ -194,7 +198,8 @@ static bool options_parse(struct options *o, int argc, char **argv, int *status)
         {"cases", required_argument, NULL, 'n'},  {"seed", required_argument, NULL, 's'},
         {"case", required_argument, NULL, 'c'},   {"time", required_argument, NULL, 't'},
         {"forever", no_argument, NULL, 'f'},      {"loose", no_argument, NULL, 'l'},
-        {"verbose", no_argument, NULL, 'v'},      {0}};
+        {"verbose", no_argument, NULL, 'v'},      {"first", required_argument, NULL, 'i'},
+        {0}};
     const char *engine = "interpret", *against = "interpret";
     int opt;
 
@@ -209,6 +214,7 @@ static bool options_parse(struct options *o, int argc, char **argv, int *status)
         case 'c': o->number = strtoull(optarg, NULL, 0); o->one = true; break;
         case 't': o->seconds = strtod(optarg, NULL); break;
         case 'f': o->forever = true; break;
+        case 'i': o->first = strtoull(optarg, NULL, 0); break;
         case 'l': o->loose = true; break;
         case 'v': o->verbose = true; break;
         default:
@@ -239,7 +245,7 @@ int main(int argc, char **argv)
         summary_print(&s, s.options.seed);
     }
     for (uint64_t seed = s.options.forever ? (uint64_t)time(NULL) : s.options.seed; !s.options.one; seed++) {
-        for (uint64_t number = 0; number < s.options.cases && !time_over(&s); number++)
+        for (uint64_t number = s.options.first; number < s.options.first + s.options.cases && !time_over(&s); number++)
             one_case(&s, seed, number);
         summary_print(&s, seed);
         if (!s.options.forever || s.different != 0 || time_over(&s))

@@ -1,7 +1,6 @@
 /* The machine around the vCPU of a case: see diff.h. */
 #include <stdlib.h>
 
-#include "cpu/code_cache.h"
 #include "cpu/cpuid.h"
 #include "diff.h"
 #include "memory/memory.h"
@@ -129,7 +128,7 @@ static const struct io_ops device_ops = {.read = device_read, .write = device_wr
 
 static void code_written(void *opaque, gpa_t gpa, unsigned size)
 {
-    code_cache_written(opaque, gpa, size);
+    mmu_written(opaque, gpa, size);
 }
 
 struct world *world_create(const struct engine *engine, bool loose)

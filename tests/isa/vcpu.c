@@ -170,7 +170,7 @@ static void exit_ignored(struct vcpu *v, struct exit *exit)
 
 static void code_written(void *opaque, gpa_t gpa, unsigned size)
 {
-    code_cache_written(opaque, gpa, size);
+    mmu_written(opaque, gpa, size);
 }
 
 static void system_registers_set(struct isa_vcpu *t)
