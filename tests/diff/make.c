@@ -23,6 +23,7 @@ struct making {
     enum isa_mode mode;
     uint8_t *bytes; /* of the piece being made */
     unsigned n;
+    bool entries; /* page-table entries are changed: then nothing may come between that and the INVLPG */
 };
 
 static unsigned below(struct making *m, unsigned n)
@@ -217,6 +218,11 @@ static void registers_make(struct making *m)
         c->dr[0] = one_in(m, 2) ? CODE_AT + c->code_offset + below(m, 60) : address_choose(m);
         c->dr[7] |= 2 | below(m, 16) << 16;
     }
+    m->entries = diff_has_paging(c->start) && m->mode != ISA_16 && !c->user && below(m, 2);
+    if (m->entries) {
+        c->rflags &= ~(FLAG_TF | FLAG_IF);
+        c->dr[7] = 0x400;
+    }
     c->fs_base = address_choose(m);
     c->gs_base = one_in(m, 3) ? 0xffff800000000000ull + DATA_AT : address_choose(m);
     c->pending_interrupt = one_in(m, 4);
@@ -349,7 +355,8 @@ static void piece_smc(struct making *m, unsigned here)
         bytes(m, 0x00eb, 2); /* JMP $+2 */
 }
 
-/* Changes an entry for a data page, invalidates it, and uses it. */
+/* Changes an entry for a data page, invalidates it, and uses it. What came between, an interrupt or a single-step trap, might
+ * use what the processor remembers, or not. */
 static void piece_entry(struct making *m)
 {
     struct diff_case *c = m->c;
@@ -358,7 +365,7 @@ static void piece_entry(struct making *m)
     unsigned entry = TABLES + (small ? 0x4000 + 4 * page : 0x3000 + 8 * page);
     static const uint8_t masks[] = {PTE_P, PTE_W, PTE_U, PTE_W | PTE_P, 0x20, 0x40, 0x60};
 
-    if (!diff_has_paging(c->start) || m->mode == ISA_16 || c->user)
+    if (!m->entries)
         return;
     byte(m, 0x80); /* XOR byte [entry], mask */
     byte(m, is_wide(m) ? 0x34 : 0x35);
@@ -424,10 +431,10 @@ static void piece_segments(struct making *m, unsigned here)
 static void piece_flags(struct making *m)
 {
     switch (below(m, 6)) {
-    case 0: byte(m, 0xfa + below(m, 2)); break; /* CLI, STI */
+    case 0: byte(m, 0xfa + (m->entries ? 0 : below(m, 2))); break; /* CLI, STI */
     case 1: /* PUSH imm; POPF */
         byte(m, 0x68);
-        bytes(m, rng_next(&m->rng) & (one_in(m, 6) ? 0xffffffff : 0x40edfu | 0x200), word_size(m));
+        bytes(m, rng_next(&m->rng) & (m->entries ? 0x40cd5u : one_in(m, 6) ? 0xffffffff : 0x40edfu), word_size(m));
         byte(m, 0x9d);
         break;
     case 2: byte(m, 0x9c); break;
