@@ -287,6 +287,9 @@ static struct cpuid_result leaf_ext_8(const struct cpu_model *m)
     return r;
 }
 
+#define TSA_SQ_NO (1u << 1)
+#define TSA_L1_NO (1u << 2)
+
 static struct cpuid_result extended_leaf(const struct vcpu *v, uint32_t leaf, uint32_t subleaf)
 {
     const struct cpu_model *m = v->model;
@@ -340,6 +343,7 @@ static struct cpuid_result extended_leaf(const struct vcpu *v, uint32_t leaf, ui
         return r;
     case 0x80000021:
         r.eax = m->word[CPUID_8000_0021_EAX];
+        r.ecx = m->amd ? TSA_SQ_NO | TSA_L1_NO : 0; /* transient scheduler attacks: see cpu_model.c on speculation */
         return r;
     default:
         return r;

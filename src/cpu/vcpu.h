@@ -248,7 +248,10 @@ struct vcpu_translated {
     uint64_t s;                   /* host R11 at the last exit: an indirect target */
     uint64_t exit;                /* why translated code was left */
     uint64_t sse_missing, avx_missing; /* 0: the host's vector registers hold the guest's, and it may use them */
-    uint64_t status_in_memory;
+    uint64_t x87_missing;         /* the same of the x87 registers */
+    uint64_t x87_last;            /* the last x87 instruction: its call site + 1; 0: none since the state was loaded */
+    uint64_t x87_data;            /* the last memory operand of one: its linear address ... */
+    uint64_t x87_data_site;       /* ... and the call site + 1 that it belongs to; 0: none */
 };
 
 struct vcpu {

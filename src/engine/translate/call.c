@@ -5,6 +5,7 @@
  * not been written, nothing is pending, no mapping has changed.
  */
 #include "cpu/fast.h"
+#include "cpu/host_stub.h"
 #include "engine/events.h"
 #include "engine/translate/internal.h"
 #include "mmu/shadow.h"
@@ -25,7 +26,7 @@ void gs_base_update(struct translate *t)
     __asm__ volatile("wrgsbase %0" : : "r"(base) : "memory");
 }
 
-bool vectors_allowed(struct translate *t, bool avx)
+static bool vectors_allowed(struct translate *t, bool avx)
 {
     struct vcpu *v = t->v;
     bool sse = !(v->cr0 & (CR0_EM | CR0_TS)) && (v->cr4 & CR4_OSFXSR) && !(v->fpu.mxcsr & MXCSR_MM);
@@ -35,6 +36,65 @@ bool vectors_allowed(struct translate *t, bool avx)
     v->translated.sse_missing = 0;
     v->translated.avx_missing = !wide;
     return true;
+}
+
+static void x87_begin(struct translate *t)
+{
+    struct vcpu *v = t->v;
+    const struct x87_image *x87 = fpu_x87(&v->fpu);
+    t->x87_loaded = true;
+    t->x87_ip = x87->fip;
+    t->x87_dp = x87->fdp;
+    t->x87_op = x87->fop;
+    v->translated.x87_missing = 0;
+    v->translated.x87_last = v->translated.x87_data_site = 0;
+}
+
+void x87_complete(struct translate *t)
+{
+    struct vcpu *v = t->v;
+    if (!t->x87_loaded)
+        return;
+    t->x87_loaded = false;
+    struct x87_image *x87 = fpu_x87(&v->fpu);
+    x87->fip = t->x87_ip;
+    x87->fdp = t->x87_dp;
+    x87->fop = t->x87_op;
+    bool selectors = v->host_exec->keeps_selectors;
+    if (v->translated.x87_last != 0) {
+        const struct call_site *site = &t->sites[v->translated.x87_last - 1];
+        const struct insn *in = &site->in[0];
+        x87->fip = (block_rip(t, &t->blocks[site->block]) & ~PAGE_OFFSET_MASK) + in->off;
+        x87->fop = (uint16_t)((in->opcode & 7) << 8 | in->modrm);
+        v->fpu.x87_cs = selectors ? v->seg[SEG_CS].selector : 0;
+    }
+    if (v->translated.x87_data_site != 0) {
+        const struct insn *in = &t->sites[v->translated.x87_data_site - 1].in[0];
+        x87->fdp = v->translated.x87_data;
+        v->fpu.x87_ds = selectors ? v->seg[in->seg].selector : 0;
+    }
+}
+
+uint64_t resume_with_registers(struct translate *t, const struct block *block, uint64_t resume)
+{
+    struct vcpu *v = t->v;
+    if (block->x87) {
+        if (v->cr0 & (CR0_EM | CR0_TS))
+            return 0;
+        x87_begin(t);
+        resume |= RESUME_X87;
+        if (vectors_allowed(t, false)) /* or the next block that needs them would have all saved and loaded again */
+            resume |= RESUME_VECTORS;
+    }
+    if (block->vector) {
+        if (!vectors_allowed(t, block->avx)) {
+            v->translated.x87_missing = 1;
+            t->x87_loaded = false;
+            return 0;
+        }
+        resume |= RESUME_VECTORS;
+    }
+    return resume;
 }
 
 void count_sync(struct translate *t, const struct block *block, unsigned index)
@@ -58,13 +118,8 @@ uint64_t resume_at(struct translate *t, const struct block *block, uint64_t rip,
     uint64_t resume = (uintptr_t)t->execute + host;
     if (!may_resume(t, block, rip))
         return 0;
-    if (block->vector) {
-        if (!vectors_allowed(t, block->avx))
-            return 0;
-        resume |= RESUME_VECTORS;
-    }
     gs_base_update(t);
-    return resume;
+    return resume_with_registers(t, block, resume);
 }
 
 /* After an instruction in C that went somewhere else: straight on into the block there, as the engine's loop would do when
@@ -82,7 +137,10 @@ static uint64_t resume_elsewhere(struct translate *t)
     uint8_t key = t->key;
     mode_update(t);
     struct block *block = (t->key & KEY_NARROW) == narrow ? block_current(t) : NULL;
-    if (block == NULL || (block->vector && !vectors_allowed(t, block->avx))) {
+    uint64_t resume = 0;
+    if (block != NULL)
+        resume = resume_with_registers(t, block, (uintptr_t)t->execute + block->code + block->near);
+    if (resume == 0) {
         t->key = key;
         return 0;
     }
@@ -90,7 +148,7 @@ static uint64_t resume_elsewhere(struct translate *t)
     v->translated.left = t->until - v->instructions;
     t->entered = t->key & KEY_USER;
     v->translated.return_rsp = t->returns[t->entered].rsp;
-    return ((uintptr_t)t->execute + block->code + block->near) | (block->vector ? RESUME_VECTORS : 0);
+    return resume;
 }
 
 uint64_t translate_call(struct vcpu *v, uint64_t number)
@@ -99,6 +157,7 @@ uint64_t translate_call(struct vcpu *v, uint64_t number)
     struct call_site *site = &t->sites[number];
     const struct block *block = &t->blocks[site->block];
     const struct insn *in = &site->in[0];
+    x87_complete(t);
     t->counters.helper_calls++;
     t->counters.calls[in->row]++;
     count_sync(t, block, site->index);

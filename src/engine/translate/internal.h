@@ -89,7 +89,7 @@ struct block {
     uint16_t poll, near;  /* entries, from `code` */
     uint16_t off, guest_bytes;
     uint16_t insns;
-    bool dead, vector, avx;
+    bool dead, vector, avx, x87;
     uint32_t piece;
     uint32_t map;         /* first of `insns` entries */
     uint32_t next_in_piece, next_in_hash; /* numbers + 1 */
@@ -157,6 +157,7 @@ struct form {
 #define EXIT_UNDERFLOW 0xfffffffeu /* a return to vcpu.translated.s that no call had announced */
 /* Where to go on, as C returns it to translated code: an offset in the execute view, plus this to load vector registers. */
 #define RESUME_VECTORS (1ull << 62)
+#define RESUME_X87 (1ull << 61)
 
 /* Offsets of common code in the cache; [1] is for narrow code. */
 struct trampolines {
@@ -206,6 +207,9 @@ struct translate {
     uint64_t until;
     uint8_t key;           /* of the code being run */
     int entered;           /* index into `returns` of the code that runs or is to be resumed; -1: none */
+    bool x87_loaded;       /* x87_complete() is to follow */
+    uint64_t x87_ip, x87_dp; /* the guest's, from before the state was loaded */
+    uint16_t x87_op;
     uint64_t epoch;        /* see mapping_epoch() */
     uint32_t from_exit;    /* exit to be linked to the next block: number + 1 */
     bool interpret_one;    /* the instruction at which translated code has been left is the interpreter's */
@@ -294,8 +298,11 @@ void mode_update(struct translate *t);
 uint64_t translate_call(struct vcpu *v, uint64_t site);
 /* After an instruction of `block` has been run in C: whether translated code can go on at `host`; makes it ready. Else 0. */
 uint64_t resume_at(struct translate *t, const struct block *block, uint64_t rip, uint32_t host);
-/* May the guest use the vector registers now? Then they count as loaded from here on. */
-bool vectors_allowed(struct translate *t, bool avx);
+/* Adds to `resume` what the block needs of the vector and x87 registers, which then count as loaded; 0 if the guest may not
+ * use them now. */
+uint64_t resume_with_registers(struct translate *t, const struct block *block, uint64_t resume);
+/* After translated code was left: the x87 state's pointers, which the host has put its own addresses into. */
+void x87_complete(struct translate *t);
 /* Makes GS base the table of the current mode. */
 void gs_base_update(struct translate *t);
 /* When instructions are counted: vcpu.instructions as of instruction `index` of a block that is being executed. */

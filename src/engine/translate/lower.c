@@ -162,12 +162,42 @@ static const ZydisDecodedOperand *memory_operand(const struct lower *l)
     return NULL;
 }
 
+/* All that compute, and the control word's moves. */
+static bool may_copy_x87(const struct lower *l)
+{
+    if (insn_rows[l->in.row].how != HOW_HOST || l->in.seg == SEG_FS || l->in.seg == SEG_GS)
+        return false;
+    switch (l->in.row) {
+    case ROW_FWAIT: case ROW_FNINIT: case ROW_FNCLEX: case ROW_FNOP:
+    case ROW_FENI8087_NOP: case ROW_FDISI8087_NOP: case ROW_FSETPM287_NOP:
+        return false;
+    default: return true;
+    }
+}
+
+/* FIP and FDP are those of the last instruction that computes. */
+static void note_x87(struct lower *l, bool memory)
+{
+    struct emit *e = &l->e;
+    l->block->x87 = true;
+    if (l->in.row == ROW_FLDCW || l->in.row == ROW_FNSTCW || l->in.row == ROW_FNSTSW)
+        return;
+    uint32_t site = call_site(l);
+    emit_store_imm(e, true, STATE_OF(translated.x87_last), (int32_t)site + 1);
+    if (memory) {
+        emit_store(e, STATE_OF(translated.x87_data), l->map->address);
+        emit_store_imm(e, true, STATE_OF(translated.x87_data_site), (int32_t)site + 1);
+    }
+}
+
 /* Instructions whose row says COPY, or would say so but for forms that share the mnemonic, which may not be copied. */
 static bool may_copy(const struct lower *l)
 {
     const struct insn_use *use = &l->use;
-    if (use->x87 || use->mmx)
+    if (use->mmx)
         return false;
+    if (use->x87)
+        return may_copy_x87(l);
     switch (l->in.row) {
     case ROW_MOV:
         for (unsigned i = 0; i < 2; i++)
@@ -336,6 +366,8 @@ static bool lower_copy(struct lower *l)
     memcpy(l->e.p, code, length);
     l->e.p += length;
     loans_end(l, &loan);
+    if (l->use.x87)
+        note_x87(l, memory != NULL);
     if (l->use.all_flags_written)
         l->status = false;
     if (l->use.vector) {
@@ -565,13 +597,10 @@ static void emit_entries(struct lower *l)
 
 /* What depends on the whole block: emitted before its first instruction is known to need it, so always when counting, and for
  * vectors by a second pass. */
-static void emit_vector_check(struct lower *l, bool avx)
+static void emit_missing_check(struct lower *l, struct emit_mem missing)
 {
     struct emit *e = &l->e;
-    if (avx)
-        emit_load(e, T, STATE_OF(translated.avx_missing));
-    else
-        emit_load(e, T, STATE_OF(translated.sse_missing));
+    emit_load(e, T, missing);
     uint8_t *there = emit_jrcxz(e);
     lower_exit_jump(l, lower_exit(l, EXIT_CHECK, l->rip, 0));
     emit_short_here(e, there);
@@ -705,12 +734,16 @@ static void begin(struct lower *l, const struct mark *mark, unsigned off)
     l->count_at = NULL;
 }
 
-static void translate_once(struct lower *l, const struct mark *mark, unsigned off, bool vector, bool avx)
+static void translate_once(struct lower *l, const struct mark *mark, unsigned off, const struct block *needs)
 {
     begin(l, mark, off);
     emit_entries(l);
-    if (vector)
-        emit_vector_check(l, avx);
+    if (needs->x87)
+        emit_missing_check(l, STATE_OF(translated.x87_missing));
+    if (needs->vector && needs->avx)
+        emit_missing_check(l, STATE_OF(translated.avx_missing));
+    else if (needs->vector)
+        emit_missing_check(l, STATE_OF(translated.sse_missing));
     if (l->t->counted)
         emit_count(l);
     lower_body(l, off, BLOCK_INSNS_MAX);
@@ -752,9 +785,11 @@ struct block *block_translate(struct translate *t, struct piece *piece, unsigned
     l.start = t->write + t->used;
     const struct mark mark = {t->map_count, t->exit_count, t->site_count};
     l.page = watch(&l, piece);
-    translate_once(&l, &mark, off, false, false);
-    if (l.index != 0 && l.block->vector)
-        translate_once(&l, &mark, off, true, l.block->avx);
+    struct block needs = {0};
+    translate_once(&l, &mark, off, &needs);
+    needs = *l.block;
+    if (l.index != 0 && (needs.vector || needs.x87))
+        translate_once(&l, &mark, off, &needs);
     if (l.index == 0)
         return NULL;
     check(l.block->size <= BLOCK_BYTES_MAX);

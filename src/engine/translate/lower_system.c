@@ -1,6 +1,7 @@
-/* System instructions that are frequent enough to be done within translated code: CLI, STI, PUSHF, SWAPGS, STAC, CLAC.
+/* System instructions that are frequent enough to be done within translated code: CLI, STI, PUSHF, SWAPGS, STAC, CLAC;
+ * and CLD and STD, since DF is not among the flags that the host holds.
  *
- * Only for kernel code (CPL 0), where they are always permitted; in user code they are calls of the interpreter's function,
+ * The others only for kernel code (CPL 0), where they are always permitted; in user code they are calls of the interpreter's function,
  * which knows all conditions. The guest's interrupt flag and the other flags that are not arithmetic are bits of
  * vcpu.rflags_rest. A bit is set or cleared without touching the host's flags: the word is rotated until the bit is the top
  * one, doubled (which drops it and makes room at the bottom), increased or not, and rotated back.
@@ -14,6 +15,7 @@
 #include "mmu/shadow.h"
 
 #define IF_BIT 9u
+#define DF_BIT 10u
 #define AC_BIT 18u
 
 /* RORX of 32 bits by a constant that may be 0 modulo 32. */
@@ -96,6 +98,10 @@ static bool lower_ac(struct lower *l, bool on)
 
 bool lower_system(struct lower *l)
 {
+    if (l->in.row == ROW_CLD || l->in.row == ROW_STD) { /* anybody may */
+        set_flag(l, DF_BIT, l->in.row == ROW_STD);
+        return true;
+    }
     if (l->piece->key & KEY_USER)
         return false;
     if (l->t->verify != NULL)

@@ -64,9 +64,26 @@ static void emit_vectors(struct emit *e, const struct translate *t, bool store)
     }
 }
 
-/* Only when they are loaded. Flags and T are free... T is kept. */
+/* The x87 state, whose image has room for the SSE registers as well; they are not used there. The host's own state is that
+ * after FNINIT. */
+static void emit_save_x87(struct emit *e)
+{
+    emit_rm(e, E_W, 0x83, 7, STATE_OF(translated.x87_missing)); /* cmp qword [x87_missing], 0 */
+    emit8(e, 0);
+    uint8_t *skip = emit_jcc(e, 5, NULL);
+    emit_rm(e, E_W, 0x0fae, 0, STATE_OF(fpu.x87)); /* fxsave64 */
+    struct emit_mem mxcsr = STATE_OF(fpu.x87);
+    mxcsr.disp += (int32_t)offsetof(struct x87_image, mxcsr);
+    emit_store_imm(e, false, mxcsr, MXCSR_HOST);
+    emit8(e, 0xdb), emit8(e, 0xe3); /* fninit */
+    emit_store_imm(e, true, STATE_OF(translated.x87_missing), 1);
+    emit_target(skip, e->p);
+}
+
+/* Only what is loaded; T is kept. */
 static void emit_save_vectors(struct emit *e, const struct translate *t)
 {
+    emit_save_x87(e);
     emit_rm(e, E_W, 0x83, 7, STATE_OF(translated.sse_missing)); /* cmp qword [sse_missing], 0 */
     emit8(e, 0);
     uint8_t *skip = emit_jcc(e, 5, NULL);
@@ -105,9 +122,14 @@ static void emit_return_to_monitor(struct emit *e)
     emit8(e, 0xc3);
 }
 
-/* Goes on in translated code at R11, perhaps with RESUME_VECTORS; the monitor's stack pointer is in its place. */
+/* Goes on in translated code at R11, perhaps with RESUME_*; the monitor's stack pointer is in its place. */
 static void emit_resume(struct emit *e, const struct translate *t, unsigned narrow)
 {
+    emit_rr(e, E_W, 0x0fba, 6, S); /* btr r11, 61 */
+    emit8(e, 61);
+    uint8_t *no_x87 = emit_jcc(e, 3, NULL);
+    emit_rm(e, E_W, 0x0fae, 1, STATE_OF(fpu.x87)); /* fxrstor64: the vector registers come after it */
+    emit_target(no_x87, e->p);
     emit_rr(e, E_W, 0x0fba, 6, S); /* btr r11, 62 */
     emit8(e, 62);
     uint8_t *skip = emit_jcc(e, 3, NULL);

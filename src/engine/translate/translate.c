@@ -94,7 +94,7 @@ static bool attach(struct vcpu *v, struct error *err)
     t->have_avx = __builtin_cpu_supports("avx");
     v->engine_opaque = t;
     v->translated = (struct vcpu_translated){
-        .page_mask = 0x0000fffffffff000ull, .sign_mask = 1ull << 63, .sse_missing = 1, .avx_missing = 1};
+        .page_mask = 0x0000fffffffff000ull, .sign_mask = 1ull << 63, .sse_missing = 1, .avx_missing = 1, .x87_missing = 1};
     v->poll = (uintptr_t)&v->poll;
     if (!shadow_create(v, v->shadow_policy, err) || !cache_create(t, err) || !blocks_create(t, err) ||
         !fault_attach(t, err) ||
@@ -234,6 +234,7 @@ static void run_translated(struct translate *t, uint64_t resume)
     while (resume != 0) {
         t->counters.enters++;
         translated_enter(t, resume);
+        x87_complete(t);
         resume = 0;
         switch ((uint32_t)v->translated.exit) {
         case EXIT_FAULTED: resume = fault_handle(t); break;
@@ -263,11 +264,9 @@ static bool run_block(struct translate *t)
     if (block == NULL)
         return false;
     uint64_t resume = (uintptr_t)t->execute + block->code + block->near;
-    if (block->vector) {
-        if (!vectors_allowed(t, block->avx))
-            return false;
-        resume |= RESUME_VECTORS;
-    }
+    resume = resume_with_registers(t, block, resume);
+    if (resume == 0)
+        return false;
     connect(t, block);
     gs_base_update(t);
     if (t->verify != NULL)

@@ -25,6 +25,7 @@
 #include "mmu/access.h"
 
 #define WRITES_MAX 8192u
+#define X87_USED 160u /* of the image: control words and registers */
 
 /* What an instruction may change. */
 struct snapshot {
@@ -33,6 +34,7 @@ struct snapshot {
     uint32_t rflags_rest;
     uint8_t ymm[16][32];
     uint32_t mxcsr;
+    uint8_t x87[X87_USED];
 };
 
 struct write {
@@ -75,6 +77,7 @@ static void take(const struct vcpu *v, struct snapshot *s)
     s->rflags_rest = v->rflags_rest;
     memcpy(s->ymm, v->fpu.ymm, sizeof s->ymm);
     s->mxcsr = v->fpu.mxcsr;
+    memcpy(s->x87, v->fpu.x87, sizeof s->x87);
 }
 
 static void put_back(struct vcpu *v, const struct snapshot *s)
@@ -85,6 +88,7 @@ static void put_back(struct vcpu *v, const struct snapshot *s)
     v->rflags_rest = s->rflags_rest;
     memcpy(v->fpu.ymm, s->ymm, sizeof s->ymm);
     v->fpu.mxcsr = s->mxcsr;
+    memcpy(v->fpu.x87, s->x87, sizeof s->x87);
 }
 
 /* ---- the rehearsal ---- */
@@ -244,10 +248,23 @@ static _Noreturn void report(struct translate *t, unsigned count, const char *wh
     __builtin_unreachable();
 }
 
+/* Of the registers only the 80 bits that they have. */
+static bool same_x87(const uint8_t *a, const uint8_t *b)
+{
+    if (memcmp(a, b, offsetof(struct x87_image, mxcsr)) != 0)
+        return false;
+    for (unsigned i = 0; i < 8; i++) {
+        size_t at = offsetof(struct x87_image, st) + 16 * i;
+        if (memcmp(a + at, b + at, 10) != 0)
+            return false;
+    }
+    return true;
+}
+
 static bool same_state(const struct snapshot *a, const struct snapshot *b)
 {
     return memcmp(a->regs, b->regs, sizeof a->regs) == 0 && a->rip == b->rip && a->status == b->status &&
-           a->rflags_rest == b->rflags_rest && memcmp(a->ymm, b->ymm, sizeof a->ymm) == 0 && a->mxcsr == b->mxcsr;
+           a->rflags_rest == b->rflags_rest && memcmp(a->ymm, b->ymm, sizeof a->ymm) == 0 && a->mxcsr == b->mxcsr && same_x87(a->x87, b->x87);
 }
 
 /* The last write below `count` to each place decides. */
