@@ -36,7 +36,10 @@ for ((seed = first; seed < first + seeds; seed++)); do
         echo "not ok $n - $program $line"
         once interpret instructions $program "$line trace=1" "$out/judge"
         once "$engine" $clock $program "$line trace=1" "$out/tried"
-        diff "$out/judge.compared" "$out/tried.compared" | head -n 8 | sed 's/^/# /'
+        diff "$out/judge.compared" "$out/tried.compared" >"$out/difference"
+        for side in '<' '>'; do
+            grep "^$side" "$out/difference" | head -n 2 | sed 's/^/# /'
+        done
         sed 's/^/# /' "$out/judge.errors" "$out/tried.errors" | head -n 60
     done
 done
