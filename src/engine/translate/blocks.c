@@ -192,21 +192,11 @@ static struct piece *piece_find(struct translate *t, uint64_t gpfn, uint64_t vpa
     return piece;
 }
 
-/* A data segment that reaches everywhere, so that only its base matters. */
-static bool segment_is_plain(const struct segment *s)
-{
-    const uint32_t mask = SEG_ATTR_NULL | SEG_ATTR_P | SEG_ATTR_S | SEG_ATTR_CODE | SEG_ATTR_EC | SEG_ATTR_RW;
-    return s->limit == 0xffffffff && (s->attr & mask) == (SEG_ATTR_P | SEG_ATTR_S | SEG_ATTR_RW);
-}
-
 uint8_t translate_key(const struct vcpu *v)
 {
     uint8_t key = v->cpl == 3 ? KEY_USER : v->cr4 & CR4_SMAP ? KEY_SMAP : 0;
-    if (v->code_mode != CODE_64) {
+    if (v->code_mode != CODE_64)
         key |= KEY_NARROW;
-        key |= segment_is_plain(&v->seg[SEG_FS]) ? KEY_FS_PLAIN : 0;
-        key |= segment_is_plain(&v->seg[SEG_GS]) ? KEY_GS_PLAIN : 0;
-    }
     return key;
 }
 

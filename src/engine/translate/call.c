@@ -16,9 +16,20 @@ uint64_t mapping_epoch(const struct translate *t)
     return c->flushes + c->page_flushes + c->switches;
 }
 
-void gs_base_update(struct translate *t)
+/* A data segment that reaches everywhere, so that only its base matters. */
+static bool segment_is_plain(const struct segment *s)
+{
+    const uint32_t mask = SEG_ATTR_NULL | SEG_ATTR_P | SEG_ATTR_S | SEG_ATTR_CODE | SEG_ATTR_EC | SEG_ATTR_RW;
+    return s->limit == 0xffffffff && (s->attr & mask) == (SEG_ATTR_P | SEG_ATTR_S | SEG_ATTR_RW);
+}
+
+void segments_update(struct translate *t)
 {
     struct vcpu *v = t->v;
+    if (v->code_mode != CODE_64) {
+        v->translated.segment_limited[0] = !segment_is_plain(&v->seg[SEG_FS]);
+        v->translated.segment_limited[1] = !segment_is_plain(&v->seg[SEG_GS]);
+    }
     uint64_t base = shadow_base(v);
     if (base == v->translated.gs_base)
         return;
@@ -118,7 +129,7 @@ uint64_t resume_at(struct translate *t, const struct block *block, uint64_t rip,
     uint64_t resume = (uintptr_t)t->execute + host;
     if (!may_resume(t, block, rip))
         return 0;
-    gs_base_update(t);
+    segments_update(t);
     return resume_with_registers(t, block, resume);
 }
 
@@ -144,7 +155,7 @@ static uint64_t resume_elsewhere(struct translate *t)
         t->key = key;
         return 0;
     }
-    gs_base_update(t);
+    segments_update(t);
     v->translated.left = t->until - v->instructions;
     t->entered = t->key & KEY_USER;
     v->translated.return_rsp = t->returns[t->entered].rsp;

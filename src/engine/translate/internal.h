@@ -24,7 +24,7 @@
  * it finds the state of the instruction's start, and it can be run again from there or in the interpreter.
  *
  * A piece is one virtual page's worth of code: (virtual page, physical page, key). The key says what the code was translated
- * for: privilege, width, and in 32-bit code whether FS and GS are plain (KEY_*). Branches within a piece, or between pieces
+ * for: privilege, width, SMAP (KEY_*). Branches within a piece, or between pieces
  * of one large page, need no check.
  */
 #ifndef RING3_TRANSLATE_INTERNAL_H
@@ -51,9 +51,7 @@
 
 #define KEY_USER 1u
 #define KEY_NARROW 2u /* 32-bit code, flat segments */
-#define KEY_FS_PLAIN 4u
-#define KEY_GS_PLAIN 8u
-#define KEY_SMAP 16u      /* kernel code: user pages are out of reach unless AC is set */
+#define KEY_SMAP 4u      /* kernel code: user pages are out of reach unless AC is set */
 #define KEY_TABLE 3u /* the bits that choose jump cache and return stack */
 
 #define CACHE_SIZE (64 * MiB)
@@ -303,8 +301,8 @@ uint64_t resume_at(struct translate *t, const struct block *block, uint64_t rip,
 uint64_t resume_with_registers(struct translate *t, const struct block *block, uint64_t resume);
 /* After translated code was left: the x87 state's pointers, which the host has put its own addresses into. */
 void x87_complete(struct translate *t);
-/* Makes GS base the table of the current mode. */
-void gs_base_update(struct translate *t);
+/* Before translated code runs: makes GS base the table of the current mode, and says what FS and GS are like. */
+void segments_update(struct translate *t);
 /* When instructions are counted: vcpu.instructions as of instruction `index` of a block that is being executed. */
 void count_sync(struct translate *t, const struct block *block, unsigned index);
 /* Changes with everything that may change what an address means. */

@@ -162,6 +162,15 @@ static const ZydisDecodedOperand *memory_operand(const struct lower *l)
     return NULL;
 }
 
+/* Leaves an index in ECX without naming it. */
+static bool writes_index(const struct lower *l)
+{
+    switch (l->in.row) {
+    case ROW_PCMPISTRI: case ROW_PCMPESTRI: case ROW_VPCMPISTRI: case ROW_VPCMPESTRI: return true;
+    default: return false;
+    }
+}
+
 /* All that compute, and the control word's moves. */
 static bool may_copy_x87(const struct lower *l)
 {
@@ -221,7 +230,7 @@ static bool may_copy(const struct lower *l)
     case ROW_BTR:
     case ROW_BTC:
         return !use->memory || l->in.op_kind[1] == OPERAND_IMM;
-    default: return insn_rows[l->in.row].lowering == LOWER_COPY;
+    default: return insn_rows[l->in.row].lowering == LOWER_COPY || writes_index(l);
     }
 }
 
@@ -268,6 +277,8 @@ static bool plan_loans(const struct lower *l, bool memory, struct loan *loan, st
             map->gpr[RCX] = HCX;
         map->rcx_ready = true;
     }
+    if (writes_index(l))
+        map->gpr[RCX] = HCX;
     for (unsigned guest = R10; guest <= R15; guest++) {
         if (host_of[guest] != SPILLED || !(l->use.gpr_explicit & (1u << guest)))
             continue;
@@ -366,6 +377,8 @@ static bool lower_copy(struct lower *l)
     memcpy(l->e.p, code, length);
     l->e.p += length;
     loans_end(l, &loan);
+    if (writes_index(l))
+        emit_mov_rr32(&l->e, H_GUEST_RCX, T);
     if (l->use.x87)
         note_x87(l, memory != NULL);
     if (l->use.all_flags_written)

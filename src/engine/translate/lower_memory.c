@@ -46,10 +46,6 @@ bool lower_memory_possible(const struct lower *l, const ZydisDecodedOperand *op,
     if (l->z.address_width == 16 || size == 0 || size > 32 || (size & (size - 1)) != 0 || (l->form & FORM_CALL))
         return false;
     if (l->narrow) {
-        if (op->mem.segment == ZYDIS_REGISTER_FS && !(l->piece->key & KEY_FS_PLAIN))
-            return false;
-        if (op->mem.segment == ZYDIS_REGISTER_GS && !(l->piece->key & KEY_GS_PLAIN))
-            return false;
         if (op->mem.segment == ZYDIS_REGISTER_CS && written)
             return false;
     }
@@ -96,6 +92,13 @@ static void add_segment_base(struct lower *l, const ZydisDecodedOperand *op, uns
 {
     if (!has_segment_base(op))
         return;
+    if (l->narrow) { /* with a limit, or not writable, or null: in C */
+        emit_load(&l->e, T, op->mem.segment == ZYDIS_REGISTER_FS ? STATE_OF(translated.segment_limited[0])
+                                                                  : STATE_OF(translated.segment_limited[1]));
+        uint8_t *plain = emit_jrcxz(&l->e);
+        lower_slow_way(l, emit_jmp(&l->e, NULL));
+        emit_short_here(&l->e, plain);
+    }
     if (op->mem.segment == ZYDIS_REGISTER_FS)
         emit_load(&l->e, T, STATE_OF(seg[SEG_FS].base));
     else

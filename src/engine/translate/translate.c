@@ -268,7 +268,7 @@ static bool run_block(struct translate *t)
     if (resume == 0)
         return false;
     connect(t, block);
-    gs_base_update(t);
+    segments_update(t);
     if (t->verify != NULL)
         verify_begin(t, block);
     v->translated.left = t->until - v->instructions;
