@@ -1124,7 +1124,8 @@ static void run_random(struct random_test *t, unsigned steps)
             memset(t->global, 0, sizeof t->global);
         }
         remember_all(t);
-        verify(t);
+        if (step % 8 == 7 || step % 64 >= 60) /* each look is a system call */
+            verify(t);
     }
 }
 
@@ -1155,7 +1156,7 @@ static void test_random(void **state)
         mmu_flush(v);
         vcpu_mode_changed(v);
         remember_all(t);
-        run_random(t, 3000);
+        run_random(t, 2500);
         assert_true(t->permitted > 200 && t->faulted > 200 && t->kept > 100);
         shadow_destroy(v);
         for (unsigned n = 0; n < 16; n++)
