@@ -114,14 +114,27 @@ void count_sync(struct translate *t, const struct block *block, unsigned index)
         t->v->instructions = t->until - t->v->translated.left - (block->insns - index);
 }
 
+/* Lets vcpu_raise() stop translated code again. What is raised from here on is seen there; what was raised before, in
+ * `pending`, which is to be looked at afterwards. */
+static void poll_arm(struct vcpu *v)
+{
+    if (unlikely(v->poll == 0))
+        __atomic_store_n(&v->poll, (uintptr_t)&v->poll, __ATOMIC_SEQ_CST);
+}
+
+static bool rsp_is_aligned(const struct translate *t)
+{
+    return (t->v->regs[RSP] & (t->key & KEY_NARROW ? 3 : 7)) == 0;
+}
+
 static bool may_resume(struct translate *t, const struct block *block, uint64_t rip)
 {
     struct vcpu *v = t->v;
-    __atomic_store_n(&v->poll, (uintptr_t)&v->poll, __ATOMIC_SEQ_CST); /* before `pending` is looked at */
+    poll_arm(v);
     return v->rip == rip && !block->dead && v->activity == ACTIVITY_RUNNING && !events_need_care(v) &&
            !events_must_take_pending(v) && v->flat && v->tlb != &v->tlbs[TLB_NONE] && translate_key(v) == t->key &&
-           (v->regs[RSP] & (t->key & KEY_NARROW ? 3 : 7)) == 0 && t->epoch == mapping_epoch(t) &&
-           t->code_generation == v->code_generation && v->memory_generation == memory_generation(v->memory);
+           rsp_is_aligned(t) && t->epoch == mapping_epoch(t) && t->code_generation == v->code_generation &&
+           v->memory_generation == memory_generation(v->memory);
 }
 
 uint64_t resume_at(struct translate *t, const struct block *block, uint64_t rip, uint32_t host)
@@ -133,12 +146,33 @@ uint64_t resume_at(struct translate *t, const struct block *block, uint64_t rip,
     return resume_with_registers(t, block, resume);
 }
 
+/* The block at CS:RIP. System calls and their returns go to the same place again and again: the call site remembers it, and
+ * the fetch slot tells whether it is still there. */
+static struct block *target_block(struct translate *t, struct call_site *site)
+{
+    uint64_t rip = t->v->rip;
+    if (site->to != 0 && site->to_rip == rip && site->to_key == t->key && t->code_generation == t->v->code_generation) {
+        struct block *block = &t->blocks[site->to - 1];
+        if (!block->dead && (uint32_t)t->fetch[(rip >> PAGE_SHIFT) % SHADOW_FETCH_SLOTS] == block->piece)
+            return block;
+    }
+    uint64_t flushes = t->counters.flushes;
+    struct block *block = block_current(t);
+    if (block != NULL && flushes == t->counters.flushes) { /* or the site is gone */
+        site->to = block_number(t, block) + 1;
+        site->to_rip = rip;
+        site->to_key = t->key;
+    }
+    return block;
+}
+
 /* After an instruction in C that went somewhere else: straight on into the block there, as the engine's loop would do when
  * nothing is to be looked at. */
-static uint64_t resume_elsewhere(struct translate *t)
+static uint64_t resume_elsewhere(struct translate *t, struct call_site *site)
 {
     struct vcpu *v = t->v;
     uint8_t narrow = t->key & KEY_NARROW;
+    poll_arm(v);
     if (t->verify != NULL || v->activity != ACTIVITY_RUNNING || events_need_care(v) || events_must_take_pending(v) ||
         !translate_possible(v) || v->memory_generation != memory_generation(v->memory))
         return 0;
@@ -147,7 +181,7 @@ static uint64_t resume_elsewhere(struct translate *t)
     t->returns[t->entered].rsp = v->translated.return_rsp;
     uint8_t key = t->key;
     mode_update(t);
-    struct block *block = (t->key & KEY_NARROW) == narrow ? block_current(t) : NULL;
+    struct block *block = (t->key & KEY_NARROW) == narrow ? target_block(t, site) : NULL;
     uint64_t resume = 0;
     if (block != NULL)
         resume = resume_with_registers(t, block, (uintptr_t)t->execute + block->code + block->near);
@@ -180,13 +214,17 @@ uint64_t translate_call(struct vcpu *v, uint64_t number)
         v->translated.exit = EXIT_RETURNED;
         return 0;
     }
-    __atomic_store_n(&v->instructions_stop, UINT64_MAX, __ATOMIC_SEQ_CST);
-    if (atomic_load(&v->pending) != 0)
-        v->instructions_stop = 0;
+    if (unlikely(v->instructions_stop != UINT64_MAX)) { /* as a poll, for long string instructions */
+        __atomic_store_n(&v->instructions_stop, UINT64_MAX, __ATOMIC_SEQ_CST);
+        if (atomic_load(&v->pending) != 0)
+            v->instructions_stop = 0;
+    }
     events_run_single(v, in);
+    if (site->simple && v->rip == next && v->poll != 0 && !block->dead && rsp_is_aligned(t))
+        return resume_with_registers(t, block, (uintptr_t)t->execute + site->resume);
     uint64_t resume = site->resume != 0 ? resume_at(t, block, next, site->resume) : 0;
     if (resume == 0 && v->rip != next)
-        resume = resume_elsewhere(t);
+        resume = resume_elsewhere(t, site);
     if (resume == 0)
         v->translated.exit = EXIT_RETURNED;
     return resume;

@@ -137,7 +137,11 @@ struct call_site {
     uint32_t block;
     uint32_t resume;      /* offset in the cache; 0: nothing follows it in its block */
     uint16_t index;       /* of the instruction in its block */
-    uint16_t status;      /* nonzero: flags are in memory */
+    uint64_t to_rip;      /* where it went last, if `to`, a block number + 1, is not 0 */
+    uint32_t to;
+    uint8_t to_key;
+    bool status;          /* flags are in memory */
+    bool simple;          /* changes neither mode nor mappings, and goes to the next instruction or faults */
 };
 
 /* How an instruction at a place is to be emitted, learnt from faults. */

@@ -81,12 +81,24 @@ void lower_exit_jump(struct lower *l, uint32_t exit)
     stub_jump(l, emit_jmp(&l->e, NULL), exit);
 }
 
+/* Of the rows that are calls, what moves to segment, control and debug registers is not simple. */
+static bool is_simple(const struct insn *in)
+{
+    if (in->row == ROW_NONE || ends_block(in) || insn_rows[in->row].lowering == LOWER_STOP ||
+        insn_rows[in->row].lowering == LOWER_BRANCH)
+        return false;
+    for (unsigned i = 0; i < 3; i++)
+        if (in->op_kind[i] == OPERAND_SEG || in->op_kind[i] == OPERAND_CR || in->op_kind[i] == OPERAND_DR)
+            return false;
+    return true;
+}
+
 static uint32_t call_site(struct lower *l)
 {
     struct translate *t = l->t;
     uint32_t number = t->site_count++;
     struct call_site *site = &t->sites[number];
-    *site = (struct call_site){.block = block_number(t, l->block), .index = (uint16_t)l->index};
+    *site = (struct call_site){.block = block_number(t, l->block), .index = (uint16_t)l->index, .simple = is_simple(&l->in)};
     site->in[0] = l->in;
     if (site->in[0].row < ROW_COUNT && insn_rows[site->in[0].row].lowering == LOWER_BRANCH && site->in[0].fn != run_slow)
         site->in[0].target = NULL;
