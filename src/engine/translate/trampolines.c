@@ -27,8 +27,12 @@ static void emit_store_registers(struct emit *e, unsigned narrow)
 
 static void emit_load_registers(struct emit *e, unsigned narrow)
 {
+    /* In 32-bit code the upper halves are zero, whatever stands in memory: addresses are computed with them. */
     for (unsigned i = 0; i < held_count(narrow); i++)
-        emit_load(e, held_wide[i][1], STATE_REG(held_wide[i][0]));
+        if (narrow)
+            emit_load32(e, held_wide[i][1], STATE_REG(held_wide[i][0]));
+        else
+            emit_load(e, held_wide[i][1], STATE_REG(held_wide[i][0]));
     static const uint8_t constants[][2] = {{H8, 12}, {H9, 10}, {H12, 11}, {H13, 9}};
     for (unsigned i = 0; narrow && i < ARRAY_LEN(constants); i++)
         emit_mov_imm(e, constants[i][0], constants[i][1]);
