@@ -185,6 +185,9 @@ uint64_t fault_handle(struct translate *t)
         reform(t, block, map, FORM_UNALIGNED);
         return run_in_c(t, block, index, false);
     }
+    /* Alignment comes before translation; the host found the page first. */
+    if ((map->flags & MAP_ALIGNED) && (accessed(t, map, false) & (map->size - 1u)) != 0)
+        return run_in_c(t, block, index, true);
     if (t->fault.signal == SIGSEGV && t->fault.trap == TRAP_PF)
         return handle_miss(t, block, index, map);
     if (t->fault.signal == SIGFPE)

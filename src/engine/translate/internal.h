@@ -99,7 +99,7 @@ struct block {
 /* One guest instruction of a block. */
 #define MAP_STATUS 1u     /* the flags are in memory where it may fault */
 #define MAP_ALIGN 2u      /* an unaligned address faults by itself */
-#define MAP_VECTOR 4u
+#define MAP_ALIGNED 4u    /* the instruction itself faults unless its operand is aligned */
 struct map {
     uint16_t host;        /* start of its code, from block.code */
     uint16_t off;         /* of the instruction in its page */

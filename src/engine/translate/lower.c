@@ -81,16 +81,16 @@ void lower_exit_jump(struct lower *l, uint32_t exit)
     stub_jump(l, emit_jmp(&l->e, NULL), exit);
 }
 
-/* Of the rows that are calls, what moves to segment, control and debug registers is not simple. */
+/* Of the rows that are calls, what loads segment registers or touches control and debug registers is not simple. */
 static bool is_simple(const struct insn *in)
 {
     if (in->row == ROW_NONE || ends_block(in) || insn_rows[in->row].lowering == LOWER_STOP ||
         insn_rows[in->row].lowering == LOWER_BRANCH)
         return false;
     for (unsigned i = 0; i < 3; i++)
-        if (in->op_kind[i] == OPERAND_SEG || in->op_kind[i] == OPERAND_CR || in->op_kind[i] == OPERAND_DR)
+        if (in->op_kind[i] == OPERAND_CR || in->op_kind[i] == OPERAND_DR)
             return false;
-    return true;
+    return in->op_kind[0] != OPERAND_SEG || in->row == ROW_PUSH;
 }
 
 static uint32_t call_site(struct lower *l)
@@ -368,6 +368,8 @@ static bool lower_copy(struct lower *l)
         lower_status_restore(l);
     if (memory != NULL) {
         unsigned reg = lower_address(l, memory, size, l->use.aligned);
+        if (l->use.aligned)
+            l->map->flags |= MAP_ALIGNED;
         if (map.base == HCX) {
             emit_lea(&l->e, T, MEM_INDEX(reg, T, 0, 0));
         } else if (loan.count != 0) {
@@ -398,7 +400,6 @@ static bool lower_copy(struct lower *l)
     if (l->use.vector) {
         l->block->vector = true;
         l->block->avx |= l->use.avx;
-        l->map->flags |= MAP_VECTOR;
     }
     return true;
 }
