@@ -146,12 +146,16 @@ static uint64_t handle_miss(struct translate *t, struct block *block, unsigned i
         return shadow_touch(v, gva) ? resume_at(t, block, v->rip, block->code + map->host) : run_in_c(t, block, index, true);
     if (shadow_fault(v, gva, write)) {
         t->counters.fault_miss++;
-        if (form->misses < 255 && ++form->misses == MISSES_MAX && !(form->form & FORM_MISS) && map->size != 0)
+        /* Poison in a block that does not look for it, though the instruction is known for it: an older block. */
+        bool poison = shadow_owns(v, t->fault.address) && map->size != 0;
+        form->misses += form->misses < MISSES_MAX;
+        if (poison && form->misses == MISSES_MAX)
             reform(t, block, map, FORM_MISS);
         return block->dead ? 0 : resume_at(t, block, v->rip, block->code + map->host);
     }
     t->counters.fault_write++;
-    if (form->refused < 255 && ++form->refused >= REFUSED_MAX && !(form->form & FORM_CALL))
+    form->refused += form->refused < REFUSED_MAX;
+    if (form->refused == REFUSED_MAX)
         reform(t, block, map, FORM_CALL);
     return run_in_c(t, block, index, true);
 }

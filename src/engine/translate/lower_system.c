@@ -1,5 +1,5 @@
-/* System instructions that are frequent enough to be done within translated code: CLI, STI, PUSHF, SWAPGS, STAC, CLAC;
- * and CLD and STD, since DF is not among the flags that the host holds.
+/* System instructions that are frequent enough to be done within translated code: CLI, STI, PUSHF, POPF, SWAPGS, STAC, CLAC;
+ * and PUSH of segment registers, CLD and STD, since DF is not among the flags that the host holds.
  *
  * The others only for kernel code (CPL 0), where they are always permitted; in user code they are calls of the interpreter's function,
  * which knows all conditions. The guest's interrupt flag and the other flags that are not arithmetic are bits of
@@ -68,6 +68,55 @@ static bool lower_pushf(struct lower *l)
     return true;
 }
 
+/* What POPF may change here; anything but the arithmetic flags, IF and DF makes it a call. */
+#define POPF_COMMON (FLAGS_STATUS | FLAG_IF | FLAG_DF)
+#define POPF_RARE (FLAG_TF | FLAG_IOPL | FLAG_NT | FLAG_AC | FLAG_ID | FLAG_VM | FLAG_VIF | FLAG_VIP)
+
+static bool lower_popf(struct lower *l)
+{
+    struct emit *e = &l->e;
+    if (l->in.opsize != (l->narrow ? 4 : 8) || (l->form & FORM_CALL))
+        return false;
+    lower_status_save(l);
+    lower_translate(l, H_GUEST_RSP);
+    l->map->size = l->in.opsize;
+    emit_load32(e, S, MEM_INDEX(H_GUEST_RSP, T, 0, 0));
+    emit_load32(e, T, STATE_OF(rflags_rest));
+    emit_rr(e, 0, 0x31, S, T); /* xor ecx, r11d */
+    emit_rr(e, 0, 0xf7, 0, T), emit32(e, POPF_RARE);
+    lower_slow_way(l, emit_jcc(e, 5, NULL));
+    emit_rr(e, 0, 0xf7, 0, S), emit32(e, FLAG_IF); /* interrupts on: something may be waiting for that */
+    uint8_t *off = emit_jcc(e, 4, NULL);
+    emit_rm(e, 0, 0x83, 7, STATE_OF(pending)), emit8(e, 0);
+    lower_slow_way(l, emit_jcc(e, 5, NULL));
+    emit_target(off, e->p);
+    emit_rr(e, 0, 0x81, 4, T), emit32(e, FLAG_IF | FLAG_DF); /* those that differ ... */
+    emit_rm(e, 0, 0x31, T, STATE_OF(rflags_rest));           /* ... change */
+    emit_rr(e, 0, 0x0fb6, T, S);                             /* movzx ecx, r11b */
+    emit_rr(e, 0, 0xc1, 4, T), emit8(e, 8);
+    emit_rr(e, 0, 0xc1, 5, S), emit8(e, 11);
+    emit_rr(e, 0, 0x83, 4, S), emit8(e, 1);
+    emit_rr(e, 0, 0x09, S, T);
+    emit_rr(e, 0, 0x81, 4, T), emit32(e, STATUS_OF | STATUS_CF | STATUS_PF | STATUS_AF | STATUS_ZF | STATUS_SF);
+    emit_store16(e, STATE_OF(status), T);
+    emit_lea(e, H_GUEST_RSP, MEM(H_GUEST_RSP, l->in.opsize));
+    l->writes = 0;
+    return true;
+}
+
+static bool lower_push_segment(struct lower *l)
+{
+    if (l->in.op_kind[0] != OPERAND_SEG || l->in.opsize != (l->narrow ? 4 : 8) || (l->form & FORM_CALL))
+        return false;
+    struct emit_mem selector = STATE_OF(seg[0].selector);
+    selector.disp += (int32_t)sizeof(struct segment) * l->in.op_reg[0];
+    emit_rm(&l->e, 0, 0x0fb7, T, selector);
+    emit_store(&l->e, STATE_OF(translated.scratch), T);
+    lower_push_scratch(l);
+    l->writes = 0;
+    return true;
+}
+
 static bool lower_swapgs(struct lower *l)
 {
     struct emit *e = &l->e;
@@ -102,6 +151,8 @@ bool lower_system(struct lower *l)
         set_flag(l, DF_BIT, l->in.row == ROW_STD);
         return true;
     }
+    if (l->in.row == ROW_PUSH)
+        return lower_push_segment(l);
     if (l->piece->key & KEY_USER)
         return false;
     if (l->t->verify != NULL)
@@ -112,6 +163,9 @@ bool lower_system(struct lower *l)
     case ROW_PUSHF:
     case ROW_PUSHFD:
     case ROW_PUSHFQ: return lower_pushf(l);
+    case ROW_POPF:
+    case ROW_POPFD:
+    case ROW_POPFQ: return lower_popf(l);
     case ROW_SWAPGS: return lower_swapgs(l);
     case ROW_STAC: return lower_ac(l, true);
     case ROW_CLAC: return lower_ac(l, false);
