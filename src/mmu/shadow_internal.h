@@ -26,6 +26,7 @@
 #define RECORDS_MAX (1u << 18) /* in all logs: 3 MiB */
 
 #define WIDE_PAGES (1ull << 36)
+#define WIDE_INDICES (1ull << 39) /* with the low bits of an unaligned address on top; the others stay unmapped */
 #define NARROW_PAGES (1ull << 23)
 #define NARROW_USED (1ull << 20) /* the others stay unmapped for ever */
 

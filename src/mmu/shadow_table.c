@@ -27,7 +27,7 @@
 bool table_reserve(struct shadow *s, struct error *err)
 {
     uint64_t guard_size = GUARD_PAGES * PAGE_SIZE;
-    s->reserved_size = guard_size + KINDS * (8 * (WIDE_PAGES + NARROW_PAGES) + 2 * STAGGER);
+    s->reserved_size = guard_size + KINDS * (8 * (WIDE_INDICES + NARROW_PAGES) + 2 * STAGGER);
     s->reserved = mmap(NULL, s->reserved_size, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (s->reserved == MAP_FAILED) {
         s->reserved = NULL;
@@ -39,7 +39,7 @@ bool table_reserve(struct shadow *s, struct error *err)
     for (unsigned wide = 0; wide < 2; wide++)
         for (unsigned kind = 0; kind < KINDS; kind++) {
             s->table[wide][kind] = (uint64_t *)at;
-            at += 8 * (wide ? WIDE_PAGES : NARROW_PAGES) + STAGGER;
+            at += 8 * (wide ? WIDE_INDICES : NARROW_PAGES) + STAGGER;
         }
     return true;
 }

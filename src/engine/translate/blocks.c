@@ -56,7 +56,7 @@ static bool near_create(struct translate *t, struct error *err)
         if (mprotect(low, PAGE_SIZE, PROT_NONE) != 0)
             return error_set(err, "cannot protect the end of a return stack: %m");
         t->returns[i].low = low + PAGE_SIZE;
-        t->returns[i].empty = ((uintptr_t)t->returns[i].low + RETURN_STACK_SIZE) | 61;
+        t->returns[i].empty = (uintptr_t)t->returns[i].low + RETURN_STACK_SIZE;
     }
     return true;
 }

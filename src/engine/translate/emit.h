@@ -121,14 +121,6 @@ static inline void emit_vex(struct emit *e, bool w, unsigned pp, unsigned map, u
     emit8(e, (unsigned)w << 7 | (~vvvv & 15) << 3 | pp);
 }
 
-/* SHLX dest, src, count (register) */
-static inline void emit_shlx(struct emit *e, unsigned dest, unsigned src, unsigned count)
-{
-    emit_vex(e, true, 1, 2, dest, 0, src, count);
-    emit8(e, 0xf7);
-    emit8(e, 0xc0 | (dest & 7) << 3 | (src & 7));
-}
-
 /* SHRX of 32 bits */
 static inline void emit_shrx32(struct emit *e, unsigned dest, unsigned src, unsigned count)
 {
@@ -141,6 +133,15 @@ static inline void emit_shrx32(struct emit *e, unsigned dest, unsigned src, unsi
 static inline void emit_rorx32(struct emit *e, unsigned dest, unsigned src, unsigned count)
 {
     emit_vex(e, false, 3, 3, dest, 0, src, 0);
+    emit8(e, 0xf0);
+    emit8(e, 0xc0 | (dest & 7) << 3 | (src & 7));
+    emit8(e, count);
+}
+
+/* RORX of 64 bits */
+static inline void emit_rorx(struct emit *e, unsigned dest, unsigned src, unsigned count)
+{
+    emit_vex(e, true, 3, 3, dest, 0, src, 0);
     emit8(e, 0xf0);
     emit8(e, 0xc0 | (dest & 7) << 3 | (src & 7));
     emit8(e, count);

@@ -31,6 +31,7 @@
 #define TRAP_PF 14
 #define ERROR_WRITE 2u
 #define MISSES_MAX 16u /* before a site looks for misses by itself */
+#define REPEATS_MAX 64u /* faults of one instruction before it is run in C anyhow */
 #define REFUSED_MAX 2u /* before a site becomes a call */
 
 /* The instruction whose code `host_rip` lies in; false in the block's entries. */
@@ -135,15 +136,33 @@ static void reform(struct translate *t, struct block *block, const struct map *m
     block_kill(t, block);
 }
 
+/* Reading the table faulted. The place says for which page, of the two that an instruction may access; whether it is for a
+ * write will be known when the access itself faults. */
+static bool touch_table(struct translate *t)
+{
+    uint64_t page = (t->fault.address - t->v->translated.gs_base) / sizeof(uint64_t);
+    if (t->key & KEY_NARROW)
+        return page >> 20 == 0 && shadow_touch(t->v, page << PAGE_SHIFT);
+    return shadow_touch(t->v, (uint64_t)((int64_t)(page << (PAGE_SHIFT + 16)) >> 16));
+}
+
+/* An instruction that faults again and again at once: what it needs for one access may cost it what it needs for another. */
+static bool is_stuck(struct translate *t)
+{
+    const uint64_t rip = t->v->rip;
+    t->fault.repeats = rip == t->fault.last_rip ? t->fault.repeats + 1 : 0;
+    t->fault.last_rip = rip;
+    return t->fault.repeats % REPEATS_MAX == REPEATS_MAX - 1;
+}
+
 static uint64_t handle_miss(struct translate *t, struct block *block, unsigned index, const struct map *map)
 {
     struct vcpu *v = t->v;
     bool write = t->fault.trap == TRAP_PF && (t->fault.error & ERROR_WRITE);
     uint64_t gva = accessed(t, map, write);
     struct form *form = form_of(t, block->piece, map->off, true);
-    /* Reading the table faulted: whether it is for a write will be known when the access itself faults. */
     if (shadow_is_table(v, t->fault.address))
-        return shadow_touch(v, gva) ? resume_at(t, block, v->rip, block->code + map->host) : run_in_c(t, block, index, true);
+        return touch_table(t) ? resume_at(t, block, v->rip, block->code + map->host) : run_in_c(t, block, index, true);
     if (shadow_fault(v, gva, write)) {
         t->counters.fault_miss++;
         /* Poison in a block that does not look for it, though the instruction is known for it: an older block. */
@@ -192,7 +211,7 @@ uint64_t fault_handle(struct translate *t)
     /* Alignment comes before translation; the host found the page first. */
     if ((map->flags & MAP_ALIGNED) && (accessed(t, map, false) & (map->size - 1u)) != 0)
         return run_in_c(t, block, index, true);
-    if (t->fault.signal == SIGSEGV && t->fault.trap == TRAP_PF)
+    if (t->fault.signal == SIGSEGV && t->fault.trap == TRAP_PF && !is_stuck(t))
         return handle_miss(t, block, index, map);
     if (t->fault.signal == SIGFPE)
         t->counters.fault_arithmetic++;

@@ -6,8 +6,8 @@
  *     guest RCX, RSP                                 host R10, R14
  *     guest R10 R11 R14 R15                          in vcpu.regs
  *     host R11 "S", RCX "T"                          scratch
- *     host R15                                       the state: vcpu + STATE_BIAS, 62 mod 64: a count for 4-byte alignment
- *     host RSP                                       the shadow return stack, 61 mod 64: a count for 8-byte alignment
+ *     host R15                                       the state: vcpu + STATE_BIAS
+ *     host RSP                                       the shadow return stack
  *     GS base                                        the shadow table
  *
  * In 32-bit code the guest has R8 and above not at all; host R8, R9, R12, R13 then hold the constants 12, 10, 11, 9.
@@ -224,6 +224,8 @@ struct translate {
     /* Left by the fault handler for the monitor. */
     struct {
         uint64_t rip, gva, address;
+        uint64_t last_rip; /* of the guest, of the last miss */
+        unsigned repeats;
         uint32_t error;
         uint8_t signal, trap;
     } fault;

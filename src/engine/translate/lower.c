@@ -158,7 +158,7 @@ void lower_rsp_check(struct lower *l)
 {
     struct emit *e = &l->e;
     lower_status_restore(l);
-    emit_shlx(e, T, H_GUEST_RSP, l->narrow ? STATE : HSP);
+    emit_pext(e, T, H_GUEST_RSP, l->narrow ? STATE_OF(translated.rsp_mask[1]) : STATE_OF(translated.rsp_mask[0]));
     uint8_t *aligned = emit_jrcxz(e);
     lower_exit_jump(l, lower_exit(l, EXIT_INTERPRET, l->next, l->index + 1));
     emit_short_here(e, aligned);

@@ -87,6 +87,8 @@ bool lower_memory_possible(const struct lower *l, const ZydisDecodedOperand *op,
 unsigned lower_address(struct lower *l, const ZydisDecodedOperand *op, unsigned size, bool checks_itself);
 /* The same for a linear address in `reg`, which is aligned. */
 void lower_translate(struct lower *l, unsigned reg);
+/* The same in 64-bit code for an address that may not be aligned: then the access faults. */
+void lower_translate_checked(struct lower *l, unsigned reg, unsigned size);
 /* The effective address without segment in the host register `dest`, or in the one returned. */
 unsigned lower_effective(struct lower *l, const ZydisDecodedOperand *op, unsigned dest);
 /* A guest register's value in a host register: itself, or `temp` if it lives in memory. */

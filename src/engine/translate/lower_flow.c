@@ -4,9 +4,9 @@
  * up in the jump cache of its mode: T = tag of the place that the target's low 16 bits name, plus the target; zero means
  * that it is the one. All without touching flags.
  *
- * A call is a host call, with the guest's return address beside the host's on the shadow return stack (frames of 64 bytes, so
- * that RSP keeps its low bits); a return compares what it finds on the guest's stack with that, and returns on the
- * host if they agree: then the host predicts it. If not, it is an indirect branch.
+ * A call is a host call, with the guest's return address beside the host's on the shadow return stack; a return compares what
+ * it finds on the guest's stack with that, and returns on the host if they agree: then the host predicts it. If not, it is an
+ * indirect branch.
  *
  *     [rsp]      where the host goes on: the landing behind the call
  *     [rsp - 8]  the guest's return address; written first, so that it finds the end of the stack
@@ -401,11 +401,10 @@ static bool lower_leave(struct lower *l)
         emit_load32(e, HBP, MEM_INDEX(S, T, 0, 0));
         emit_lea32(e, H_GUEST_RSP, MEM(S, 4));
     } else {
-        emit_shlx(e, S, HBP, HSP);
-        emit_lea(e, S, MEM_INDEX(HBP, S, 0, 0));
-        lower_translate(l, S);
-        emit_load(e, HBP, MEM_INDEX(S, T, 0, 0));
-        emit_lea(e, H_GUEST_RSP, MEM(S, 8));
+        emit_lea(e, S, MEM(HBP, 8));
+        lower_translate_checked(l, HBP, 8);
+        emit_load(e, HBP, MEM_INDEX(HBP, T, 0, 0));
+        emit_mov_rr(e, H_GUEST_RSP, S);
     }
     return true;
 }

@@ -4,9 +4,8 @@
  * the access itself adds both. Two things must not go wrong silently:
  *
  * - An access that crosses into the next page, which lies elsewhere on the host. An aligned access cannot. So the low bits of
- *   an address that is not known to be aligned are added once more at its very top (64-bit code: a shift by the count that
- *   happens to be in RSP or the state register) or become the top of the table's index (32-bit code), where they make the
- *   host fault unless they are zero. An instruction that has faulted so is emitted anew with an explicit check whether it
+ *   an address that is not known to be aligned become the top of the table's index, where they make the host fault unless
+ *   they are zero: that part of the table is never mapped. An instruction that has faulted so is emitted anew with an explicit check whether it
  *   really crosses, and calls C only then. That check needs the flags, which are saved before.
  * - A read that has side effects, or a write that somebody must notice: such pages have no entry, or one that is read-only.
  */
@@ -156,18 +155,16 @@ static void note_aligned(struct lower *l, const ZydisDecodedOperand *op, unsigne
         l->aligned8 |= (uint16_t)(1u << guest);
 }
 
-/* 64-bit code: the low bits go to the top of `reg`; returns the register with the sum. */
-static unsigned check_aligned_wide(struct lower *l, unsigned reg, unsigned size)
+/* 64-bit code: the low bits go to the top of the index. Not of the address: a guest could choose an address that is not
+ * canonical and becomes so by what is added to it. */
+void lower_translate_checked(struct lower *l, unsigned reg, unsigned size)
 {
     struct emit *e = &l->e;
-    if (size == 2) {
-        emit_lea(e, T, MEM_INDEX(reg, reg, 0, 0));
-        emit_shlx(e, T, T, STATE);
-    } else {
-        emit_shlx(e, T, reg, size == 8 ? HSP : STATE);
-    }
-    emit_lea(e, S, MEM_INDEX(reg, T, 0, 0));
-    return S;
+    unsigned bits = size == 2 ? 1 : size == 4 ? 2 : 3;
+    emit_rorx(e, T, reg, bits);
+    emit_pext(e, T, T, STATE_OF(translated.aligned_mask[bits - 1]));
+    emit_load(e, T, (struct emit_mem){.base = H_NONE, .index = T, .scale = 3, .gs = true});
+    l->map->address = (uint8_t)reg;
 }
 
 /* 32-bit code: the low bits go to the top of the index. */
@@ -204,31 +201,20 @@ unsigned lower_address(struct lower *l, const ZydisDecodedOperand *op, unsigned 
     l->map->size = (uint8_t)size;
     if (explicit || (l->form & FORM_MISS))
         lower_status_save(l);
-    /* One addition does both: displacement and low bits. */
-    unsigned guest = aligning_register(l, op, size);
-    if (!aligned && !explicit && !l->narrow && guest != H_NONE && op->mem.index == ZYDIS_REGISTER_NONE && size != 2 &&
-        host_of[guest] != SPILLED && l->z.address_width == 64) {
-        emit_shlx(e, S, host_of[guest], size == 8 ? HSP : STATE);
-        emit_lea(e, S, MEM_INDEX(host_of[guest], S, 0, (int32_t)l->in.disp));
+    unsigned reg = lower_effective(l, op, S);
+    add_segment_base(l, op, &reg);
+    if (explicit) {
+        check_crossing(l, reg, size);
+        lower_translate(l, reg);
+    } else if (aligned) {
+        lower_translate(l, reg);
+    } else {
         l->map->flags |= MAP_ALIGN;
         note_aligned(l, op, size);
-        lower_translate(l, S);
-    } else {
-        unsigned reg = lower_effective(l, op, S);
-        add_segment_base(l, op, &reg);
-        if (explicit) {
-            check_crossing(l, reg, size);
-            lower_translate(l, reg);
-        } else if (aligned) {
-            lower_translate(l, reg);
-        } else {
-            l->map->flags |= MAP_ALIGN;
-            note_aligned(l, op, size);
-            if (l->narrow)
-                translate_aligned_narrow(l, reg, size);
-            else
-                lower_translate(l, check_aligned_wide(l, reg, size));
-        }
+        if (l->narrow)
+            translate_aligned_narrow(l, reg, size);
+        else
+            lower_translate_checked(l, reg, size);
     }
     if (l->form & FORM_MISS) {
         emit8(e, 0xf6), emit8(e, 0xc1), emit8(e, 1); /* test cl, 1 */
