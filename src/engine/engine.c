@@ -6,7 +6,7 @@
 #include "engine/interpret/interpret.h"
 #include "engine/translate/translate.h"
 
-const struct engine *const engines[] = {&engine_interpret, &engine_translate};
+const struct engine *const engines[] = {&engine_translate, &engine_interpret};
 const unsigned engine_count = sizeof engines / sizeof engines[0];
 
 const struct engine *engine_find(const char *name, struct error *err)

@@ -206,7 +206,7 @@ ends 85 --kernel exit < /dev/null <&- # standard input may be closed
 grep -q '^char device redirected to /dev/pts/[0-9]* (label serial0)$' out || fail "announcement of a pty: $(cat out)"
 
 # --- records ---
-ends 85 --kernel exit --stat < /dev/null
+ends 85 --engine interpret --kernel exit --stat < /dev/null
 grep -q '^io-out  *1 100.00%' err || fail "--stat: $(cat err)"
 grep -q ' MIPS$' err || fail "--stat: no summary"
 ends 85 --kernel exit --stat=json:stat.json --trace trace.json < /dev/null
