@@ -216,7 +216,7 @@ uint64_t translate_call(struct vcpu *v, uint64_t number)
     }
     if (unlikely(v->instructions_stop != UINT64_MAX)) { /* as a poll, for long string instructions */
         __atomic_store_n(&v->instructions_stop, UINT64_MAX, __ATOMIC_SEQ_CST);
-        if (atomic_load(&v->pending) != 0)
+        if (events_must_take_pending(v))
             v->instructions_stop = 0;
     }
     events_run_single(v, in);
