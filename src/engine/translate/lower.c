@@ -575,6 +575,10 @@ static bool fetch(struct lower *l, unsigned off)
     if (ZYAN_FAILED(ZydisDecoderDecodeFull(&decoder, l->bytes, available, &l->z, l->ops)))
         return false;
     insn_use_of(&l->z, l->ops, &l->use);
+    if (insn_rows[l->in.row].how == HOW_HOST && !l->use.x87 && !l->use.mmx) {
+        l->use.vector = true; /* MXCSR counts, even where no vector register is named */
+        l->use.avx |= l->z.encoding == ZYDIS_INSTRUCTION_ENCODING_VEX;
+    }
     return true;
 }
 
