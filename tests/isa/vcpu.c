@@ -400,7 +400,7 @@ static void run_engine(struct isa_vcpu *t, struct isa_result *r)
 
     mmu_flush(v);
     v->fault_chain_length = 0;
-    t->engine->run(v, v->instructions + STEPS_MAX);
+    t->engine->run(v, v->instructions + 4 * STEPS_MAX);
     state_store(v, &r->state);
     if (v->activity == ACTIVITY_HLT)
         frame_parse(t, r);
