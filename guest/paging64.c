@@ -410,6 +410,15 @@ static void test_two_pages(void)
     ok((*pte(AREA, 1) & PTE_D) && (*pte(AREA + PAGE, 1) & PTE_D), "... sets both D");
     t = run_kernel(add8, .di = AREA + PAGE - 3, .ax = 1);
     ok_equal(*(uint64_t *)(page + PAGE - 3), 0x8877665544332212, "ADD across pages");
+    /* Whatever the upper half and the low bits are to each other. */
+    static const uint64_t upper[] = {0x1ull << 63, 0x7ull << 61, 0x3ull << 61, 0x1ull << 61, 0x1ull << 48, 0xffffull << 48};
+    bool all = true;
+    for (unsigned i = 0; i < sizeof upper / sizeof upper[0]; i++)
+        for (unsigned back = 1; back <= 8; back++) {
+            t = run_kernel(store8, .di = upper[i] | (AREA + PAGE - back), .ax = ~0ul);
+            all = all && t.vector == GP && t.error == 0;
+        }
+    ok(all, "stores to addresses that are not canonical, across pages or not: #GP(0)");
     *pte(AREA, 1) = 0;
     flush();
     t = run_kernel(load8, .di = AREA + PAGE - 3);
