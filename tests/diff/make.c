@@ -337,6 +337,8 @@ static void piece_smc(struct making *m, unsigned here)
 {
     unsigned to = CODE_AT + m->c->code_offset + here + 8 + below(m, 64);
 
+    if (m->entries) /* it might hit an INVLPG */
+        return;
     if (m->mode == ISA_16) {
         byte(m, 0xc6); /* MOV byte [disp16], imm8 */
         byte(m, 0x06);

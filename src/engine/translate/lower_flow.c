@@ -171,10 +171,10 @@ static bool lower_call_near(struct lower *l)
     if (!indirect_target(l))
         return false;
     emit_store(e, STATE_OF(translated.scratch), S);
+    look_up(l); /* before anything is pushed: the target may be one that faults */
     push_return(l);
     l->map->address = H_NONE; /* two accesses: fault.c finds out which */
     emit_load(e, S, STATE_OF(translated.scratch));
-    look_up(l);
     move_rsp(l, -(int32_t)natural_size(l));
     emit_lea(e, HSP, MEM(HSP, -(int32_t)(RETURN_FRAME - 8)));
     go(l, 2);

@@ -585,7 +585,8 @@ static void use_units(struct insn_use *use, const ZydisDecodedInstruction *z)
     switch (z->mnemonic) {
     case M(EMMS): case M(CVTPI2PS): case M(CVTPI2PD): use->mmx = true; break;
     case M(LDMXCSR): case M(STMXCSR): case M(VLDMXCSR): case M(VSTMXCSR): case M(VZEROALL): case M(VZEROUPPER):
-    case M(VCVTSS2SI): case M(VCVTSD2SI): case M(VCVTTSS2SI): case M(VCVTTSD2SI): /* MXCSR, which Zydis does not name */
+    case M(CVTSS2SI): case M(CVTSD2SI): case M(CVTTSS2SI): case M(CVTTSD2SI): /* MXCSR, which Zydis does not name */
+    case M(VCVTSS2SI): case M(VCVTSD2SI): case M(VCVTTSS2SI): case M(VCVTTSD2SI):
         use->vector = true;
         break;
     default: break;
