@@ -121,6 +121,14 @@ static inline void emit_vex(struct emit *e, bool w, unsigned pp, unsigned map, u
     emit8(e, (unsigned)w << 7 | (~vvvv & 15) << 3 | pp);
 }
 
+/* SHRX of 64 bits; the count's low six bits matter */
+static inline void emit_shrx(struct emit *e, unsigned dest, unsigned src, unsigned count)
+{
+    emit_vex(e, true, 3, 2, dest, 0, src, count);
+    emit8(e, 0xf7);
+    emit8(e, 0xc0 | (dest & 7) << 3 | (src & 7));
+}
+
 /* SHRX of 32 bits */
 static inline void emit_shrx32(struct emit *e, unsigned dest, unsigned src, unsigned count)
 {

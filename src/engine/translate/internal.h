@@ -6,7 +6,7 @@
  *     guest RCX, RSP                                 host R10, R14
  *     guest R10 R11 R14 R15                          in vcpu.regs
  *     host R11 "S", RCX "T"                          scratch
- *     host R15                                       the state: vcpu + STATE_BIAS
+ *     host R15                                       the state: vcpu + STATE_BIAS, 28 mod 64: a count for SHRX
  *     host RSP                                       the shadow return stack
  *     GS base                                        the shadow table
  *
@@ -37,7 +37,7 @@
 #include "engine/translate/reencode.h"
 #include "engine/translate/translate.h"
 
-#define STATE_BIAS 62
+#define STATE_BIAS 28
 #define S H11
 #define T HCX
 #define STATE H15

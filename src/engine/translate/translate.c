@@ -94,7 +94,6 @@ static bool attach(struct vcpu *v, struct error *err)
     t->have_avx = __builtin_cpu_supports("avx");
     v->engine_opaque = t;
     v->translated = (struct vcpu_translated){
-        .page_mask = 0x0000fffffffff000ull,
         .aligned_mask = {0x80007ffffffff800ull, 0xc0003ffffffffc00ull, 0xe0001ffffffffe00ull},
         .sign_mask = 1ull << 63, .rsp_mask = {7, 3}, .sse_missing = 1, .avx_missing = 1, .x87_missing = 1};
     v->poll = (uintptr_t)&v->poll;
