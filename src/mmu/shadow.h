@@ -66,6 +66,9 @@ struct shadow_counters {
 
 struct shadow; /* opaque but for what translated code reads, which translate/ reaches through the functions below */
 
+/* Whether the host has the address space that shadow tables need. */
+bool shadow_usable(struct error *why_not);
+
 /* Sets v->mmu_shadow. Reserves address space; takes memory as it is used, within a bound. Destroy it before the
  * memory. */
 bool shadow_create(struct vcpu *v, enum shadow_policy policy, struct error *err);

@@ -24,16 +24,35 @@
  * that look lines up by a hash of the linear address (AMD's) hold only one of them then. */
 #define STAGGER (0x2d * PAGE_SIZE)
 
+#define GUARD_SIZE (GUARD_PAGES * PAGE_SIZE)
+#define RESERVED_SIZE (GUARD_SIZE + KINDS * (8 * (WIDE_INDICES + NARROW_PAGES) + 2 * STAGGER))
+
+/* Address space without memory. */
+static uint8_t *reserve(struct error *err)
+{
+    void *at = mmap(NULL, RESERVED_SIZE, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (at != MAP_FAILED)
+        return at;
+    error_set(err, "the host does not give %llu GiB of address space for shadow page tables: %m (a limit of the shell, "
+              "`ulimit -v`, may be in the way)", (unsigned long long)(RESERVED_SIZE / GiB));
+    return NULL;
+}
+
+bool shadow_usable(struct error *why_not)
+{
+    uint8_t *at = reserve(why_not);
+    if (at != NULL)
+        munmap(at, RESERVED_SIZE);
+    return at != NULL;
+}
+
 bool table_reserve(struct shadow *s, struct error *err)
 {
-    uint64_t guard_size = GUARD_PAGES * PAGE_SIZE;
-    s->reserved_size = guard_size + KINDS * (8 * (WIDE_INDICES + NARROW_PAGES) + 2 * STAGGER);
-    s->reserved = mmap(NULL, s->reserved_size, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    if (s->reserved == MAP_FAILED) {
-        s->reserved = NULL;
-        return error_set(err, "the host does not give %llu GiB of address space for shadow page tables: %m",
-                         (unsigned long long)(s->reserved_size / GiB));
-    }
+    uint64_t guard_size = GUARD_SIZE;
+    s->reserved_size = RESERVED_SIZE;
+    s->reserved = reserve(err);
+    if (s->reserved == NULL)
+        return false;
     s->view[RIGHT_NONE] = (uint64_t)(uintptr_t)s->reserved + guard_size / 2 + POISON_BIT;
     uint8_t *at = s->reserved + guard_size;
     for (unsigned wide = 0; wide < 2; wide++)

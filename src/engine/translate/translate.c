@@ -36,7 +36,7 @@ static bool usable(struct error *why_not)
         return error_set(why_not, "this processor has no BMI2 instructions (PEXT, SHLX, RORX)");
     if (!(getauxval(AT_HWCAP2) & HWCAP2_FSGSBASE_BIT))
         return error_set(why_not, "the host's kernel does not let programs write the GS base (FSGSBASE: Linux 5.9 or later)");
-    return true;
+    return shadow_usable(why_not);
 }
 
 /* ---- attaching ---- */
