@@ -749,17 +749,16 @@ static const struct {
     {64, BYTES(0x0f, 0x92, 0x07), {.memory = true, .memory_written = true, .memory_size = 1, .flags_read = CF}},
     /* bsf eax, ebx */
     {64, BYTES(0x0f, 0xbc, 0xc3),
-     {.gpr_read = R(AX) | R(BX), .gpr_written = R(AX), .gpr_explicit = R(AX) | R(BX), .flags_written = ALL,
-      .all_flags_written = true}},
+     {.gpr_read = R(AX) | R(BX), .gpr_written = R(AX), .gpr_explicit = R(AX) | R(BX), .flags_written = ALL}},
     /* inc edx leaves CF alone */
     {32, BYTES(0x42),
      {.gpr_read = R(DX), .gpr_written = R(DX), .gpr_explicit = R(DX), .flags_written = ALL & ~CF}},
     /* shl edx, 1; shl edx, 32; shl rdx, 32; shl edx, cl */
     {64, BYTES(0xd1, 0xe2),
-     {.gpr_read = R(DX), .gpr_written = R(DX), .gpr_explicit = R(DX), .flags_written = ALL, .all_flags_written = true}},
+     {.gpr_read = R(DX), .gpr_written = R(DX), .gpr_explicit = R(DX), .flags_written = ALL}},
     {64, BYTES(0xc1, 0xe2, 0x20), {.gpr_read = R(DX), .gpr_written = R(DX), .gpr_explicit = R(DX)}},
     {64, BYTES(0x48, 0xc1, 0xe2, 0x20),
-     {.gpr_read = R(DX), .gpr_written = R(DX), .gpr_explicit = R(DX), .flags_written = ALL, .all_flags_written = true}},
+     {.gpr_read = R(DX), .gpr_written = R(DX), .gpr_explicit = R(DX), .flags_written = ALL}},
     {64, BYTES(0xd3, 0xe2),
      {.gpr_read = R(CX) | R(DX), .gpr_written = R(DX), .gpr_explicit = R(DX), .flags_read = ALL, .flags_written = ALL}},
     /* rol dl, cl; rcr edx, 3 */
@@ -774,11 +773,9 @@ static const struct {
       .flags_written = ALL}},
     /* mul ebx; div bl */
     {64, BYTES(0xf7, 0xe3),
-     {.gpr_read = R(AX) | R(BX), .gpr_written = R(AX) | R(DX), .gpr_explicit = R(BX), .flags_written = ALL,
-      .all_flags_written = true}},
+     {.gpr_read = R(AX) | R(BX), .gpr_written = R(AX) | R(DX), .gpr_explicit = R(BX), .flags_written = ALL}},
     {64, BYTES(0xf6, 0xf3),
-     {.gpr_read = R(AX) | R(BX), .gpr_written = R(AX), .gpr_explicit = R(BX), .flags_written = ALL,
-      .all_flags_written = true}},
+     {.gpr_read = R(AX) | R(BX), .gpr_written = R(AX), .gpr_explicit = R(BX), .flags_written = ALL}},
     /* lahf; sahf; cmc */
     {64, BYTES(0x9f), {.gpr_read = R(AX), .gpr_written = R(AX), .flags_read = ALL & ~OF}},
     {64, BYTES(0x9e), {.gpr_read = R(AX), .flags_written = ALL & ~OF}},
