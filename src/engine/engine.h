@@ -18,8 +18,8 @@ struct engine {
     bool (*attach)(struct vcpu *v, struct error *err); /* allocate what the engine needs for this vCPU */
     void (*detach)(struct vcpu *v);
     /* Runs until PENDING_STOP or PENDING_RESET is set, or the vCPU leaves ACTIVITY_RUNNING (halt, shutdown) with nothing
-     * pending that wakes it, or `v->instructions` reaches `until` (an exact count, UINT64_MAX for none; overshoots by at
-     * most one straight run). Called on the vCPU's thread. */
+     * pending that wakes it, or `v->instructions` reaches `until` (an exact count, UINT64_MAX for none). Called
+     * on the vCPU's thread. */
     void (*run)(struct vcpu *v, uint64_t until);
     /* Fills in the engine's own part of `stats`; while attached and not running. NULL: it has none. */
     void (*stats)(const struct vcpu *v, struct stats *stats);

@@ -89,7 +89,9 @@ static uint64_t host_now_ns(void *opaque)
 /* On the vCPU's thread, or while there is none. */
 static uint64_t exact_now_ns(const struct vm *vm)
 {
-    return vm->vcpu->instructions * INSTRUCTION_NS + vm->skipped_ns;
+    const struct vcpu *v = vm->vcpu;
+    uint64_t uncounted = v->run_start != NULL ? (uint64_t)(v->in - v->run_start) : 0; /* a device is accessed amid a run */
+    return (v->instructions + uncounted) * INSTRUCTION_NS + vm->skipped_ns;
 }
 
 static uint64_t instruction_now_ns(void *opaque)

@@ -4,6 +4,9 @@
  * out of the page, a slow instruction, the end of the run) and `rip` is up to date. Between runs the engine looks for
  * interrupts, for the clock, and whether something asks for instruction-by-instruction care (engine/events.h).
  *
+ * The count to stop at is met exactly: runs end where one more might go beyond it, and the rest is done in single
+ * instructions.
+ *
  * A fault unwinds to the setjmp here and is delivered; that counts like an instruction.
  */
 #include "engine/interpret/interpret.h"
@@ -71,7 +74,8 @@ static void run(struct vcpu *v, uint64_t until)
     while (v->instructions < until) {
         /* Pairs with vcpu_raise(), which sets `pending` first: either this overwrites its 0, and then `pending` is seen
          * below, or its 0 comes later and ends the run. */
-        __atomic_store_n(&v->instructions_stop, until, __ATOMIC_SEQ_CST);
+        bool last = until - v->instructions <= EVENTS_RUN_MAX;
+        __atomic_store_n(&v->instructions_stop, last ? until : until - EVENTS_RUN_MAX, __ATOMIC_SEQ_CST);
         if (unlikely(events_must_take_pending(v) || v->activity != ACTIVITY_RUNNING)) {
             v->link = NULL;
             if (!events_take_pending(v))
@@ -79,6 +83,10 @@ static void run(struct vcpu *v, uint64_t until)
         }
         if (unlikely(events_need_care(v))) {
             events_step_with_care(v);
+            continue;
+        }
+        if (unlikely(last)) {
+            events_run_single(v, code_lookup_single(v));
             continue;
         }
         do {

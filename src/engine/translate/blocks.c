@@ -120,6 +120,7 @@ void blocks_flush(struct translate *t)
     memset(t->heat, 0, HASH_SIZE);
     t->block_count = t->map_count = t->exit_count = t->site_count = 0;
     t->used = t->used_base;
+    t->from_exit = 0;
     for (unsigned i = 0; i < 4; i++)
         jumps_reset(t, i);
     returns_reset(t);

@@ -143,7 +143,7 @@ static bool touch_table(struct translate *t)
     uint64_t page = (t->fault.address - t->v->translated.gs_base) / sizeof(uint64_t);
     if (t->key & KEY_NARROW)
         return page >> 20 == 0 && shadow_touch(t->v, page << PAGE_SHIFT);
-    return shadow_touch(t->v, (uint64_t)((int64_t)(page << (PAGE_SHIFT + 16)) >> 16));
+    return page >> 36 == 0 && shadow_touch(t->v, (uint64_t)((int64_t)(page << (PAGE_SHIFT + 16)) >> 16));
 }
 
 /* An instruction that faults again and again at once: what it needs for one access may cost it what it needs for another. */

@@ -236,7 +236,7 @@ static void report_code(struct translate *t, unsigned count)
 static _Noreturn void report(struct translate *t, unsigned count, const char *what)
 {
     struct verify *verify = t->verify;
-    char line[200];
+    char line[400];
     snprintf(line, sizeof line, "verify: %s after %u instructions of block %" PRIu64 " (instruction %" PRIu64 " of the run):", what,
              count, verify->blocks, verify->instructions);
     print_line(t, line);
@@ -314,9 +314,16 @@ void verify_end(struct translate *t)
         report(t, count, "registers differ");
     const struct write *differs = NULL;
     if (!same_memory(verify, count, &differs)) {
-        char line[120];
-        snprintf(line, sizeof line, "memory at offset %#tx of RAM, %u bytes, written by instruction %u, differs",
-                 differs->hva - memory_ram_base(t->v->memory), differs->size, differs->step);
+        uint64_t before = 0, after = 0, now = 0;
+        size_t size = differs->size < 8 ? differs->size : 8;
+        memcpy(&before, differs->before, size);
+        memcpy(&after, differs->after, size);
+        memcpy(&now, differs->hva, size);
+        char line[240];
+        snprintf(line, sizeof line,
+                 "memory at offset %#tx of RAM, %u bytes, written by instruction %u, differs (before %#" PRIx64
+                 ", interpreted %#" PRIx64 ", translated %#" PRIx64 ")",
+                 differs->hva - memory_ram_base(t->v->memory), differs->size, differs->step, before, after, now);
         report(t, count, line);
     }
     verify->verified += count;
