@@ -71,7 +71,26 @@ void vm_stop(struct vm *vm, enum vm_stop_reason reason);
 /* After the end, for the post-mortem. */
 const struct vcpu *vm_vcpu(const struct vm *vm, unsigned index);
 
-/* Resets the machine as the hardware reset line does. */
+/* ---- a running machine, from outside ----
+ *
+ * All by the thread that runs vm_run(), in a callback of the loop, and so under the device lock; vm_pause() and
+ * vm_set_engine() give the lock away for a moment. Also before vm_run(), when they have nothing to wait for. */
+
+/* Resets the machine as the hardware reset line does. A paused machine is reset, and stays paused. */
 void vm_reset(struct vm *vm);
+
+/* Returns when no vCPU executes; then every register is in its place, and guest time stands still: for the guest
+ * there is no pause. They nest: the machine goes on with the last vm_resume(). */
+void vm_pause(struct vm *vm);
+void vm_resume(struct vm *vm);
+bool vm_is_paused(const struct vm *vm);
+
+/* The engine's name, and another one for all vCPUs, which takes over the state exactly. False, with a message and the old
+ * engine in its place, if it cannot run this machine here. */
+const char *vm_engine(const struct vm *vm);
+bool vm_set_engine(struct vm *vm, const char *name, struct error *err);
+
+/* The counters so far, while paused or after the end: `stats` is filled in. */
+void vm_stats(const struct vm *vm, struct stats *stats);
 
 #endif

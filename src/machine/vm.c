@@ -9,6 +9,11 @@
  * are the same in every run. What comes from outside (keystrokes on the console) is the one thing that cannot repeat; it
  * happens at the guest time at which the engine was last entered, because the count belongs to the vCPU's thread.
  *
+ * Pauses. vm_pause() brings every vCPU's thread out of the engine and keeps it out; they nest, so that a look at a running
+ * machine and a "stop" that the user wants do not know of each other. Guest time stands still meanwhile: with the host's
+ * clock its start moves by the length of the pause, so that the guest sees no jump and no timer fires early. Only while
+ * all are outside does guest time change its origin, and an engine its vCPUs. A reset asked for during a pause is done.
+ *
  * Ends. A device that was asked for power-off, reset or exit notes it here and makes the engine return; the vCPU's
  * thread then acts. vm_stop() only stores and wakes, so that a signal handler may call it.
  *
@@ -60,7 +65,7 @@ struct vm {
     pthread_cond_t wake; /* the vCPU's thread waits here while halted */
     pthread_t thread;
     struct timer_queue queue;
-    uint64_t start_ns;   /* host time of guest time 0 */
+    uint64_t start_ns;   /* host time of guest time 0, moved by pauses; changes only while no vCPU is in the engine */
     uint64_t skipped_ns; /* clock "instructions": time that passed without instructions */
     uint64_t random_state;
 
@@ -73,6 +78,12 @@ struct vm {
     uint64_t halted_ns;
     bool running;        /* `runner` is the vCPU's thread, and executes or waits */
     pthread_t runner;
+    unsigned inside;     /* vCPUs in the engine */
+    unsigned pauses;     /* vm_pause() without vm_resume() */
+    uint64_t paused_ns;  /* host time at which guest time stopped, while it stands still */
+    bool standing;       /* ... which it does */
+    pthread_cond_t outside; /* the loop's thread waits here for vCPUs to leave the engine */
+    struct stats past;   /* what engines that are not attached any more have counted */
     uint64_t entered_ns; /* clock "instructions": guest time when it last let go of the lock */
 
     _Atomic int stop_reason; /* enum vm_stop_reason, 0: none */
@@ -83,7 +94,7 @@ struct vm {
 static uint64_t host_now_ns(void *opaque)
 {
     struct vm *vm = opaque;
-    return clock_monotonic_ns() - vm->start_ns;
+    return (vm->standing ? vm->paused_ns : clock_monotonic_ns()) - vm->start_ns;
 }
 
 /* On the vCPU's thread, or while there is none. */
@@ -97,13 +108,15 @@ static uint64_t exact_now_ns(const struct vm *vm)
 static uint64_t instruction_now_ns(void *opaque)
 {
     struct vm *vm = opaque;
-    return vm->running && !pthread_equal(vm->runner, pthread_self()) ? vm->entered_ns : exact_now_ns(vm);
+    return vm->running && !vm->standing && !pthread_equal(vm->runner, pthread_self()) ? vm->entered_ns : exact_now_ns(vm);
 }
 
 /* The host's time of the next guest timer. Guests may ask for times that the host's clock cannot even express. */
 static uint64_t next_host_ns(const struct vm *vm)
 {
     uint64_t next = timer_queue_next(&vm->queue);
+    if (vm->standing)
+        return TIMER_NEVER;
     return next < TIMER_NEVER - vm->start_ns ? vm->start_ns + next : TIMER_NEVER;
 }
 
@@ -281,6 +294,7 @@ struct vm *vm_create(const struct machine_config *config, struct error *err)
     pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
     pthread_cond_init(&vm->wake, &attr);
     pthread_condattr_destroy(&attr);
+    pthread_cond_init(&vm->outside, NULL);
     vm->start_ns = clock_monotonic_ns();
     if (!create_parts(vm, err)) {
         vm_destroy(vm);
@@ -299,6 +313,7 @@ void vm_destroy(struct vm *vm)
     vcpu_destroy(vm->vcpu);
     memory_destroy(vm->memory);
     free(vm->model);
+    pthread_cond_destroy(&vm->outside);
     pthread_cond_destroy(&vm->wake);
     pthread_mutex_destroy(&vm->lock);
     free(vm);
@@ -322,10 +337,100 @@ void vm_stop(struct vm *vm, enum vm_stop_reason reason)
 
 void vm_reset(struct vm *vm)
 {
-    pthread_mutex_lock(&vm->lock);
     on_reset(vm);
     pthread_cond_broadcast(&vm->wake);
-    pthread_mutex_unlock(&vm->lock);
+}
+
+/* ---- pauses ---- */
+
+void vm_pause(struct vm *vm)
+{
+    vm->pauses++;
+    if (vm->standing)
+        return;
+    vcpu_raise(vm->vcpu, PENDING_STOP);
+    pthread_cond_broadcast(&vm->wake); /* a halted processor of a repeatable run may be skipping time */
+    while (vm->inside > 0)
+        pthread_cond_wait(&vm->outside, &vm->lock);
+    vm->paused_ns = clock_monotonic_ns();
+    vm->standing = true;
+}
+
+void vm_resume(struct vm *vm)
+{
+    check(vm->pauses > 0);
+    if (--vm->pauses > 0)
+        return;
+    vm->start_ns += clock_monotonic_ns() - vm->paused_ns;
+    vm->standing = false;
+    if (vm->config.clock == CLOCK_HOST)
+        loop_set_deadline(vm->config.loop, next_host_ns(vm));
+    pthread_cond_broadcast(&vm->wake);
+}
+
+bool vm_is_paused(const struct vm *vm)
+{
+    return vm->pauses > 0;
+}
+
+/* With the lock, on the vCPU's thread: until the machine may go on, or something has to be done first. */
+static void wait_paused(struct vm *vm)
+{
+    while (vm->pauses > 0 && !vm->ended && !vm->reset_requested)
+        pthread_cond_wait(&vm->wake, &vm->lock);
+}
+
+/* ---- the engine ---- */
+
+const char *vm_engine(const struct vm *vm)
+{
+    return vm->engine->name;
+}
+
+/* What the engine has counted is kept beyond its end; what it holds now is not. */
+static void engine_leave(struct vm *vm)
+{
+    if (vm->engine->stats != NULL) {
+        struct stats *stats = calloc(1, sizeof *stats);
+        check(stats != NULL);
+        vm->engine->stats(vm->vcpu, stats);
+        stats->translate.cache_bytes = 0;
+        stats->shadow.bytes = 0;
+        stats_merge(&vm->past, stats);
+        free(stats);
+    }
+    vm->engine->detach(vm->vcpu);
+    vm->attached = false;
+}
+
+static bool engine_enter(struct vm *vm, const struct engine *engine, struct error *err)
+{
+    mmu_flush(vm->vcpu); /* what one engine has entered another may not expect */
+    vm->attached = engine->attach(vm->vcpu, err);
+    if (vm->attached)
+        vm->engine = engine;
+    return vm->attached;
+}
+
+bool vm_set_engine(struct vm *vm, const char *name, struct error *err)
+{
+    const struct engine *engine = engine_find(name, err), *before = vm->engine;
+    if (engine == NULL)
+        return false;
+    if (vm->config.verify != 0 && !engine->verifies)
+        return error_set(err, "engine %s cannot compare translated code, which --verify asks for", engine->name);
+    if (engine == before || vm->ended)
+        return true;
+    vm_pause(vm);
+    engine_leave(vm);
+    bool ok = engine_enter(vm, engine, err);
+    if (!ok && !engine_enter(vm, before, &vm->error)) {
+        error_prefix(&vm->error, "going back to engine %s", before->name);
+        vm->failed = true;
+        end(vm, VM_END_STOPPED, 0);
+    }
+    vm_resume(vm);
+    return ok;
 }
 
 /* The files are read anew for every reset. Opening a named pipe again would wait for somebody to write to it. */
@@ -371,7 +476,7 @@ static void lend_lock(struct vm *vm, uint64_t *held_since_ns)
 static void wait_halted(struct vm *vm)
 {
     uint64_t begin = clock_monotonic_ns(), held_since = begin;
-    while (!vm->ended && !vm->reset_requested && !vcpu_runnable(vm->vcpu)) {
+    while (!vm->ended && !vm->reset_requested && vm->pauses == 0 && !vcpu_runnable(vm->vcpu)) {
         uint64_t next = timer_queue_next(&vm->queue);
         if (vm->config.clock == CLOCK_INSTRUCTIONS && next != TIMER_NEVER) {
             uint64_t now = timer_now_ns(&vm->queue);
@@ -413,15 +518,22 @@ static void *vcpu_thread(void *opaque)
         atomic_fetch_and(&v->pending, ~(uint32_t)(PENDING_STOP | PENDING_RESET));
         if (vm->reset_requested)
             reset_now(vm);
+        if (vm->pauses > 0) {
+            wait_paused(vm);
+            continue;
+        }
         uint64_t until = run_until(vm);
         atomic_fetch_and(&v->pending, ~(uint32_t)PENDING_STOP);
         if (vm->ended)
             break;
         vm->entered_ns = exact_now_ns(vm);
+        vm->inside++;
         pthread_mutex_unlock(&vm->lock);
         if (atomic_load(&vm->stop_reason) == 0)
             vm->engine->run(v, until);
         pthread_mutex_lock(&vm->lock);
+        vm->inside--;
+        pthread_cond_signal(&vm->outside);
         if (atomic_load(&vm->stop_reason) != 0)
             end(vm, VM_END_STOPPED, atomic_load(&vm->stop_reason));
         else if (v->activity == ACTIVITY_SHUTDOWN && !vm->reset_requested)
@@ -444,17 +556,18 @@ static void run_loop_once(struct vm *vm)
     if (reason != 0)
         end(vm, VM_END_STOPPED, reason);
     if (vm->config.clock == CLOCK_HOST) {
-        timer_queue_run(&vm->queue);
+        if (!vm->standing)
+            timer_queue_run(&vm->queue);
         loop_set_deadline(vm->config.loop, next_host_ns(vm));
     }
 }
 
-static void collect_statistics(struct vm *vm)
+void vm_stats(const struct vm *vm, struct stats *stats)
 {
-    struct stats *stats = &vm->door.stats;
     const struct vcpu *v = vm->vcpu;
+    *stats = vm->door.stats;
     stats->instructions = v->instructions;
-    stats->wall_ns = clock_monotonic_ns() - vm->start_ns;
+    stats->wall_ns = (vm->standing ? vm->paused_ns : clock_monotonic_ns()) - vm->start_ns;
     stats->halted_ns = vm->halted_ns;
     stats->guest_ns = timer_now_ns(&vm->queue);
     stats->tlb_fills = v->count.tlb_fills;
@@ -466,12 +579,21 @@ static void collect_statistics(struct vm *vm)
     stats->host_stubs = v->count.host_stubs;
     stats->instructions_partial = v->instructions_partial;
     stats->monitor_bytes = usage_private_bytes();
-    if (vm->engine->stats != NULL)
+    if (vm->attached && vm->engine->stats != NULL)
         vm->engine->stats(v, stats);
+    stats_merge(stats, &vm->past);
+}
+
+static void collect_statistics(struct vm *vm)
+{
+    struct stats *stats = calloc(1, sizeof *stats);
+    check(stats != NULL);
+    vm_stats(vm, stats);
     if (vm->config.stats != NULL)
         stats_merge(vm->config.stats, stats);
-    vm->result.instructions = v->instructions_partial ? 0 : stats->instructions;
+    vm->result.instructions = stats->instructions_partial ? 0 : stats->instructions;
     vm->result.guest_ns = stats->guest_ns;
+    free(stats);
 }
 
 bool vm_run(struct vm *vm, struct vm_result *result, struct error *err)

@@ -28,6 +28,9 @@ static bool attach(struct vcpu *v, struct error *err)
 
 static void detach(struct vcpu *v)
 {
+    if (v->code != NULL && v->host_exec != NULL)
+        code_cache_reset(v); /* nothing stays watched, and nothing points to what goes */
+    v->in = v->link = NULL;
     code_cache_destroy(v->code);
     v->code = NULL;
     host_exec_destroy(v->host_exec);

@@ -292,7 +292,7 @@ static void run(struct vcpu *v, uint64_t until)
         t->counted = counted;
         blocks_flush(t);
     }
-    v->instructions_partial = !counted;
+    v->instructions_partial |= !counted;
     t->until = until < INT64_MAX ? until : INT64_MAX; /* what is left of it has a sign */
     v->translated.gs_base = 1; /* another thread's, or another vCPU's: never a table */
     signals_begin(t);
