@@ -10,6 +10,7 @@
 
 #include "base/suggest.h"
 #include "base/types.h"
+#include "engine/trace.h"
 #include "memory/memory.h"
 #include "mmu/shadow.h"
 
@@ -21,7 +22,8 @@
 enum option_kind {
     OPTION_FLAG,    /* bool */
     OPTION_TEXT,    /* const char * */
-    OPTION_SIZE,    /* uint64_t, bytes */
+    OPTION_SIZE,    /* uint64_t, bytes of RAM */
+    OPTION_LENGTH,  /* uint64_t, bytes of a timeline */
     OPTION_SECONDS, /* uint64_t, ns */
     OPTION_CHOICE,  /* an enum that numbers `choices` */
     OPTION_STAT,    /* [=FORM[:FILE]] */
@@ -80,6 +82,9 @@ static const struct option_row rows[] = {
      "count exits, exceptions, interrupts; print them at the end as\ntext (the default) or json, to stderr or FILE"},
     {"trace", 0, OPTION_TEXT, FIELD(trace), "FILE", NULL,
      "write a timeline of every exit, for https://ui.perfetto.dev"},
+    {"trace-size", 0, OPTION_LENGTH, FIELD(trace_size), "SIZE", NULL, "how long that file may become: 512M (the default)"},
+    {"symbols", 0, OPTION_TEXT, FIELD(symbols), "FILE", NULL,
+     "names for --stat and --trace: an ELF file (vmlinux) or a\nSystem.map; without, the kernel's own if it is an ELF file"},
     {"log", 0, OPTION_CHOICE, FIELD(log), "LEVEL", log_choices,
      "what the guest does that is odd, to stderr: off (the default),\nwarn, info, debug"},
     {"nographic", 0, OPTION_HABIT, 0, NULL, NULL, NULL},
@@ -157,6 +162,13 @@ static bool parse_ram(const char *text, uint64_t *bytes, struct error *err)
     if (*bytes % PAGE_SIZE != 0)
         return error_set(err, "'%s' is not a multiple of 4K", text);
     return true;
+}
+
+static bool parse_length(const char *text, uint64_t *bytes, struct error *err)
+{
+    if (!parse_size(text, bytes, err))
+        return false;
+    return *bytes >= TRACE_LIMIT_MIN || error_set(err, "'%s' is too little: at least 4K is needed", text);
 }
 
 static bool parse_count(const char *text, unsigned *count, struct error *err)
@@ -253,6 +265,8 @@ static bool option_store(struct run_options *options, const struct option_row *r
         return true;
     case OPTION_SIZE:
         return parse_ram(value, field, err);
+    case OPTION_LENGTH:
+        return parse_length(value, field, err);
     case OPTION_SECONDS:
         return parse_seconds(value, field, err);
     case OPTION_CHOICE:
@@ -317,6 +331,7 @@ bool run_options_parse(struct run_options *options, int argc, char **argv, struc
         .ram_size = RAM_DEFAULT,
         .shadow = SHADOW_PROACTIVE,
         .heat = TRANSLATE_HEAT_DEFAULT,
+        .trace_size = TRACE_LIMIT_DEFAULT,
     };
     for (int at = 0; at < argc;) {
         if (dashes(argv[at]) == 0)

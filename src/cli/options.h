@@ -13,9 +13,10 @@ enum stat_form { STAT_NONE, STAT_TEXT, STAT_JSON };
 
 /* Strings point into argv. */
 struct run_options {
-    const char *engine, *kernel, *initrd, *append, *cpu, *serial, *debugcon, *trace;
+    const char *engine, *kernel, *initrd, *append, *cpu, *serial, *debugcon, *trace, *symbols;
     uint64_t ram_size;   /* bytes */
     uint64_t timeout_ns; /* 0: none */
+    uint64_t trace_size; /* bytes, at most */
     enum clock_kind clock;
     enum log_level log;
     enum stat_form stat;

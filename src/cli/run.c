@@ -15,16 +15,20 @@
 #include <sys/signalfd.h>
 #include <unistd.h>
 
+#include "base/symbols.h"
 #include "cli/commands.h"
 #include "cli/options.h"
 #include "cli/status.h"
 #include "cpu/cpuid.h"
+#include "engine/hot.h"
 #include "engine/postmortem.h"
 #include "engine/stats.h"
 #include "engine/trace.h"
 #include "host/chardev_create.h"
 #include "host/clock.h"
 #include "host/loop.h"
+
+#define SAMPLE_NS 1000000u /* how often it is noted where the guest is */
 
 /* One invocation of the command. */
 struct run {
@@ -35,6 +39,7 @@ struct run {
     struct stats *stats;
     FILE *stat_file;
     struct trace *trace;
+    struct symbols *symbols;
     struct vm *vm;
     struct timer timeout;
     sigset_t signals;
@@ -139,6 +144,24 @@ static bool run_create_chardevs(struct run *run, struct error *err)
     return run->serial != NULL || error_prefix(err, "--serial");
 }
 
+/* What --stat and --trace ask for: counters, places, names for them. */
+static bool run_create_counters(struct run *run, struct error *err)
+{
+    const struct run_options *o = &run->options;
+    run->stats = calloc(1, sizeof *run->stats);
+    struct hot *hot = hot_create();
+    if (run->stats == NULL || hot == NULL) {
+        hot_destroy(hot);
+        return error_set(err, "out of memory");
+    }
+    run->stats->hot = hot;
+    run->symbols = symbols_read(o->symbols != NULL ? o->symbols : o->kernel, err);
+    if (run->symbols == NULL && o->symbols != NULL)
+        return error_prefix(err, "--symbols");
+    run->stats->symbols = run->symbols;
+    return true;
+}
+
 static bool run_create(struct run *run, struct error *err)
 {
     const struct run_options *o = &run->options;
@@ -150,13 +173,12 @@ static bool run_create(struct run *run, struct error *err)
         run->stat_file = o->stat_file != NULL ? fopen(o->stat_file, "we") : NULL;
         if (o->stat_file != NULL && run->stat_file == NULL)
             return error_set(err, "--stat: %s: %s", o->stat_file, strerror(errno));
-        run->stats = calloc(1, sizeof *run->stats);
-        if (run->stats == NULL)
-            return error_set(err, "out of memory");
     }
+    if ((o->stat != STAT_NONE || o->trace != NULL) && !run_create_counters(run, err))
+        return false;
     if (o->trace != NULL) {
         enum trace_clock clock = o->clock == CLOCK_INSTRUCTIONS ? TRACE_CLOCK_GUEST : TRACE_CLOCK_HOST;
-        run->trace = trace_create(o->trace, clock, err);
+        run->trace = trace_create(o->trace, clock, o->trace_size, err);
         if (run->trace == NULL)
             return error_prefix(err, "--trace");
     }
@@ -180,6 +202,7 @@ static bool run_create(struct run *run, struct error *err)
         .debugcon = run->debugcon,
         .stats = run->stats,
         .trace = run->trace,
+        .sample_ns = run->stats != NULL ? SAMPLE_NS : 0,
         .log = &run->log,
     };
     run->vm = vm_create(&config, err);
@@ -200,7 +223,10 @@ static bool run_destroy(struct run *run, struct error *err)
     if (run->loop != NULL)
         signals_release(run);
     loop_destroy(run->loop);
+    if (run->stats != NULL)
+        hot_destroy(run->stats->hot);
     free(run->stats);
+    symbols_destroy(run->symbols);
     return ok;
 }
 
@@ -265,8 +291,10 @@ static int run_machine(struct run *run, struct error *err)
         return STATUS_INTERNAL;
     }
     int status = end_status(run, &result, report);
-    if (run->stats != NULL && !run_report_stats(run, report, err))
+    if (run->options.stat != STAT_NONE && !run_report_stats(run, report, err))
         status = STATUS_INTERNAL;
+    if (run->trace != NULL && trace_is_full(run->trace))
+        fprintf(report, "ring3: %s: the timeline ends early: it has reached --trace-size\n", run->options.trace);
     fclose(report);
     return status;
 }

@@ -25,6 +25,7 @@
 #include "cpu/descriptor.h"
 #include "cpu/msr.h"
 #include "cpu/ops.h"
+#include "cpu/watch.h"
 #include "mmu/access.h"
 
 #define EVENT_ROUNDS_MAX 16
@@ -378,7 +379,7 @@ static struct event event_from_fault(struct vcpu *v, const struct event *first)
     return second;
 }
 
-void event_deliver(struct vcpu *v, enum event_kind kind, const struct fault *fault)
+static void deliver_rounds(struct vcpu *v, enum event_kind kind, const struct fault *fault)
 {
     struct event e = {.kind = kind, .fault = *fault, .return_rip = v->rip};
     if (v->activity == ACTIVITY_HLT)
@@ -402,6 +403,13 @@ void event_deliver(struct vcpu *v, enum event_kind kind, const struct fault *fau
         e = second;
     }
     v->fault_chain_length = 0;
+}
+
+void event_deliver(struct vcpu *v, enum event_kind kind, const struct fault *fault)
+{
+    deliver_rounds(v, kind, fault);
+    if (unlikely(v->watch != NULL) && v->watch->delivered != NULL && v->rehearsal == NULL)
+        v->watch->delivered(v->watch->opaque, v);
 }
 
 /* ---- instructions ---- */

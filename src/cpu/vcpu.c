@@ -18,6 +18,7 @@
 #include "cpu/descriptor.h"
 #include "cpu/insn.h"
 #include "cpu/msr.h"
+#include "cpu/watch.h"
 #include "mmu/access.h"
 
 struct vcpu *vcpu_create(struct memory *memory, const struct cpu_model *model, unsigned index, struct log *log,
@@ -144,6 +145,7 @@ static enum tlb_kind tlb_of(const struct vcpu *v)
 void vcpu_mode_changed(struct vcpu *v)
 {
     enum code_mode before = v->code_mode;
+    unsigned cpl_before = v->cpl;
     if (!(v->cr0 & CR0_PE))
         v->cpl = 0;
     else if (vcpu_v86(v))
@@ -161,6 +163,8 @@ void vcpu_mode_changed(struct vcpu *v)
     if (kind != TLB_NONE)
         v->tlb->used = true;
     v->stepping = (v->rflags_rest & FLAG_TF) || (v->dr[7] & 0xff);
+    if (unlikely(v->watch != NULL) && v->cpl != cpl_before && v->watch->mode != NULL && v->rehearsal == NULL)
+        v->watch->mode(v->watch->opaque, v, cpl_before);
 }
 
 /* ---- the outside ---- */
@@ -190,14 +194,18 @@ bool vcpu_runnable(const struct vcpu *v)
     return (pending & PENDING_INTR) && ((v->rflags_rest & FLAG_IF) || v->mwait_breaks);
 }
 
-void vcpu_exit(struct vcpu *v, struct exit *exit)
+unsigned vcpu_exit_mode(const struct vcpu *v)
 {
     if (!(v->cr0 & CR0_PE))
-        exit->mode = EXIT_MODE_REAL;
-    else if (vcpu_v86(v))
-        exit->mode = EXIT_MODE_V86;
-    else
-        exit->mode = v->cpl == 3 ? EXIT_MODE_USER : EXIT_MODE_KERNEL;
+        return EXIT_MODE_REAL;
+    if (vcpu_v86(v))
+        return EXIT_MODE_V86;
+    return v->cpl == 3 ? EXIT_MODE_USER : EXIT_MODE_KERNEL;
+}
+
+void vcpu_exit(struct vcpu *v, struct exit *exit)
+{
+    exit->mode = vcpu_exit_mode(v);
     exit->rip = v->rip;
     if (v->run_start != NULL) /* within straight-line code */
         exit->rip = v->code_mode == CODE_64 ? v->regs[GPR_PAGE] + v->in->off : (uint32_t)(v->regs[GPR_PAGE] + v->in->off);

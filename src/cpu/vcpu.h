@@ -171,6 +171,7 @@ enum activity { ACTIVITY_RUNNING, ACTIVITY_HLT, ACTIVITY_SHUTDOWN, ACTIVITY_WAIT
 #define PENDING_FLUSH (1u << 6) /* flush the TLB and the code cache view: memory was remapped, A20 changed */
 #define PENDING_RESET (1u << 7) /* the machine resets */
 #define PENDING_CODE (1u << 8)  /* another thread has written to code: code_cache_take_written() */
+#define PENDING_SAMPLE (1u << 9) /* somebody wants to know where the guest is: watch->sample() */
 
 /* What the processor's pins and its local APIC are wired to. Called on the vCPU's thread without any lock; the callee
  * takes the machine's device lock. */
@@ -311,6 +312,7 @@ struct vcpu {
     struct vcpu_platform platform;
     void (*exit)(struct vcpu *v, struct exit *exit); /* the door: engine/exit.c */
     void *exit_opaque;
+    const struct vcpu_watch *watch; /* cpu/watch.h; NULL: nobody looks on */
     void *engine_opaque;
     struct code_cache *code;
     uint64_t code_generation;     /* goes up when decoded code is forgotten as a whole: nothing is watched then */
@@ -367,6 +369,9 @@ bool vcpu_runnable(const struct vcpu *v);
 
 /* Goes through the door; fills in mode and rip. */
 void vcpu_exit(struct vcpu *v, struct exit *exit);
+
+/* The mode that an exit now would carry: enum exit_mode. */
+unsigned vcpu_exit_mode(const struct vcpu *v);
 
 static inline uint32_t rflags_get(const struct vcpu *v)
 {

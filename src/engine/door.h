@@ -12,14 +12,27 @@
 #include "cpu/decode.h"
 #include "cpu/exit.h"
 #include "cpu/vcpu.h"
+#include "cpu/watch.h"
 
 struct trace;
+struct hot;
+struct symbols;
+
+/* Somebody who wants to hear of everything, as it happens: on the vCPU's thread, without any lock. A NULL function is
+ * not called. `exit` comes when the exit has been carried out; those for events that are being delivered come before
+ * registers change. `device` is the name behind a port or device address, or NULL. The others are those of cpu/watch.h;
+ * with `begin` set, sensitive instructions run singly. */
+struct observer {
+    void (*exit)(void *opaque, struct vcpu *v, const struct exit *exit, const char *device);
+    struct vcpu_watch watch;
+};
 
 /* What an engine that translates has done; the names are the keys in JSON.
  *
  *   instructions      guest instructions translated (not: executed), and `guest_bytes` of them
  *   host_bytes        code made for them, of which `cache_bytes` are in the cache now
  *   enters            times the engine's loop went into translated code
+ *   fault_ns          spent on faults of the host, when times are wanted
  *   helper_calls      instructions that translated code had C code carry out
  *   links             jumps from block to block that were connected
  *   invalidations     writes that hit translated code; `flushes` forget all of it
@@ -31,6 +44,7 @@ struct trace;
     X(guest_bytes)                                                                                                     \
     X(host_bytes)                                                                                                      \
     X(translate_ns)                                                                                                    \
+    X(fault_ns)                                                                                                        \
     X(cache_bytes)                                                                                                     \
     X(flushes)                                                                                                         \
     X(invalidations)                                                                                                   \
@@ -75,6 +89,11 @@ struct stats_shadow {
 /* What --stat prints at the end of a run. */
 struct stats {
     uint64_t exits[EXIT_REASON_COUNT][EXIT_MODE_COUNT];
+    bool timed;                                            /* the next two are counted */
+    uint64_t exit_ns[EXIT_REASON_COUNT][EXIT_MODE_COUNT];  /* spent in the door */
+    uint64_t to_kernel, to_user;                           /* changes of pretend mode */
+    struct hot *hot;                                       /* where; NULL: not counted. Owned by who made it */
+    const struct symbols *symbols;                         /* names for it; may be NULL */
     uint64_t exceptions[32];
     uint64_t interrupts[256];
     uint64_t ports[65536 / 8]; /* accesses by group of 8 ports; the names come from the memory map */
@@ -94,8 +113,14 @@ struct door {
     struct memory *memory;
     pthread_mutex_t *lock; /* the device lock; NULL in tests */
     struct trace *trace;   /* NULL: no timeline */
+    const struct observer *observer; /* NULL: none */
+    struct vcpu_watch watch;         /* set by door_open() */
     struct stats stats;
 };
+
+/* Before the engine is attached: makes `door` the vCPU's, and has it watch what `trace`, `observer` and `stats.timed` or
+ * `stats.hot`, which the caller has set, need. */
+void door_open(struct door *door, struct vcpu *v);
 
 /* The function for vcpu.exit. */
 void door_exit(struct vcpu *v, struct exit *exit);

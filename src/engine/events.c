@@ -6,6 +6,7 @@
 #include "cpu/fast.h"
 #include "cpu/msr.h"
 #include "cpu/segment.h"
+#include "cpu/watch.h"
 #include "memory/memory.h"
 
 #define DR6_BS (1u << 14)
@@ -94,6 +95,11 @@ bool events_take_pending(struct vcpu *v)
         clear_pending(v, PENDING_CODE);
         code_cache_take_written(v);
     }
+    if (pending & PENDING_SAMPLE) {
+        clear_pending(v, PENDING_SAMPLE);
+        if (v->activity == ACTIVITY_RUNNING && v->watch != NULL && v->watch->sample != NULL)
+            v->watch->sample(v->watch->opaque, v);
+    }
     if (pending & PENDING_INIT)
         take_init(v);
     if (pending & PENDING_SIPI)
@@ -151,7 +157,7 @@ static bool single_step_after(const struct vcpu *v, const struct insn *in, bool 
     }
 }
 
-void events_run_single(struct vcpu *v, const struct insn *in)
+static void run_record(struct vcpu *v, const struct insn *in)
 {
     v->run_start = in;
     v->in = in;
@@ -160,6 +166,19 @@ void events_run_single(struct vcpu *v, const struct insn *in)
         v->in = next;
         next->fn(v, next);
     }
+}
+
+void events_run_single(struct vcpu *v, const struct insn *in)
+{
+    if (likely(!vcpu_watched_closely(v)) || insn_sensitivity(in) == INSN_INNOCENT || v->rehearsal != NULL) {
+        run_record(v, in);
+        return;
+    }
+    const struct insn copy = *in; /* the instruction may write to its own page */
+    v->watch->begin(v->watch->opaque, v, &copy);
+    run_record(v, in);
+    if (v->watch->end != NULL)
+        v->watch->end(v->watch->opaque, v, &copy);
 }
 
 void events_step_with_care(struct vcpu *v)

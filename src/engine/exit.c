@@ -2,11 +2,15 @@
  *
  * It counts first, by reason and mode, then carries out what has an effect outside the processor (ports and device
  * memory, under the device lock), then writes the timeline. The counters belong to the door, which belongs to one vCPU,
- * so counting costs an increment. When nobody asked for a timeline the cost of it is one test. */
+ * so counting costs an increment. When nobody asked for times, a timeline or to look on, the cost of all that is one test.
+ *
+ * What is watched (cpu/watch.h) comes here too: the door passes it on to the counters, the timeline and the observer. */
 #include "engine/door.h"
 
 #include "base/check.h"
+#include "engine/hot.h"
 #include "engine/trace.h"
+#include "host/clock.h"
 #include "memory/memory.h"
 
 static void device_access(struct door *door, struct exit *exit)
@@ -36,7 +40,7 @@ static const char *device_exit(struct door *door, struct exit *exit, bool is_por
         door->stats.ports[(exit->address & 0xffff) / 8]++;
     if (door->lock != NULL)
         pthread_mutex_lock(door->lock);
-    if (door->trace != NULL)
+    if (door->trace != NULL || door->observer != NULL)
         name = is_port ? memory_port_name(door->memory, (uint16_t)exit->address)
                        : memory_mmio_name(door->memory, exit->address);
     device_access(door, exit);
@@ -45,35 +49,113 @@ static const char *device_exit(struct door *door, struct exit *exit, bool is_por
     return name;
 }
 
+static const char *carry_out(struct door *door, struct exit *exit)
+{
+    switch (exit->reason) {
+    case EXIT_IO_IN:
+    case EXIT_IO_OUT:
+        return device_exit(door, exit, true);
+    case EXIT_MMIO_READ:
+    case EXIT_MMIO_WRITE:
+        return device_exit(door, exit, false);
+    case EXIT_EXCEPTION:
+        door->stats.exceptions[exit->vector & 31]++;
+        return NULL;
+    case EXIT_INTERRUPT:
+        door->stats.interrupts[exit->vector]++;
+        return NULL;
+    default: /* carried out by the engine itself: only counted */
+        return NULL;
+    }
+}
+
+/* With all that somebody has asked for. */
+static void carry_out_watched(struct door *door, struct vcpu *v, struct exit *exit)
+{
+    uint64_t begin_ns = clock_monotonic_ns();
+    uint64_t trace_begin_ns = door->trace != NULL ? trace_now_ns(door->trace, v) : 0;
+    const char *device = carry_out(door, exit);
+    uint64_t ns = clock_monotonic_ns() - begin_ns;
+    door->stats.exit_ns[exit->reason][exit->mode] += ns;
+    if (door->stats.hot != NULL)
+        hot_exit(door->stats.hot, v, exit, ns);
+    if (door->trace != NULL)
+        trace_exit(door->trace, v, exit, device, trace_begin_ns, trace_now_ns(door->trace, v));
+    if (door->observer != NULL && door->observer->exit != NULL)
+        door->observer->exit(door->observer->watch.opaque, v, exit, device);
+}
+
 void door_exit(struct vcpu *v, struct exit *exit)
 {
     struct door *door = v->exit_opaque;
     check((unsigned)exit->reason < EXIT_REASON_COUNT && (unsigned)exit->mode < EXIT_MODE_COUNT);
     door->stats.exits[exit->reason][exit->mode]++;
-    uint64_t begin_ns = door->trace != NULL ? trace_now_ns(door->trace, v) : 0;
-    const char *device = NULL;
-    switch (exit->reason) {
-    case EXIT_IO_IN:
-    case EXIT_IO_OUT:
-        device = device_exit(door, exit, true);
-        break;
-    case EXIT_MMIO_READ:
-    case EXIT_MMIO_WRITE:
-        device = device_exit(door, exit, false);
-        break;
-    case EXIT_EXCEPTION:
-        door->stats.exceptions[exit->vector & 31]++;
-        break;
-    case EXIT_INTERRUPT:
-        door->stats.interrupts[exit->vector]++;
-        break;
-    default: /* carried out by the engine itself: only counted */
-        break;
-    }
+    if (unlikely(v->watch != NULL))
+        carry_out_watched(door, v, exit);
+    else
+        carry_out(door, exit);
     if (v->memory_generation != memory_generation(door->memory))
         vcpu_raise(v, PENDING_FLUSH); /* the guest has moved a base address: what was cached of the map is old */
-    if (door->trace != NULL)
-        trace_exit(door->trace, v, exit, device, begin_ns, trace_now_ns(door->trace, v));
+}
+
+/* ---- what is watched beside the exits ---- */
+
+static void watch_mode(void *opaque, struct vcpu *v, unsigned cpl_before)
+{
+    struct door *door = opaque;
+    if (v->cpl == 3)
+        door->stats.to_user++;
+    else if (cpl_before == 3)
+        door->stats.to_kernel++;
+    if (door->trace != NULL && (v->cpl == 3) != (cpl_before == 3))
+        trace_mode(door->trace, v, cpl_before == 3);
+    if (door->observer != NULL && door->observer->watch.mode != NULL)
+        door->observer->watch.mode(door->observer->watch.opaque, v, cpl_before);
+}
+
+static void watch_sample(void *opaque, struct vcpu *v)
+{
+    struct door *door = opaque;
+    if (door->stats.hot != NULL)
+        hot_sample(door->stats.hot, v);
+    if (door->observer != NULL && door->observer->watch.sample != NULL)
+        door->observer->watch.sample(door->observer->watch.opaque, v);
+}
+
+static void watch_begin(void *opaque, struct vcpu *v, const struct insn *in)
+{
+    const struct observer *observer = ((struct door *)opaque)->observer;
+    observer->watch.begin(observer->watch.opaque, v, in);
+}
+
+static void watch_end(void *opaque, struct vcpu *v, const struct insn *in)
+{
+    const struct observer *observer = ((struct door *)opaque)->observer;
+    observer->watch.end(observer->watch.opaque, v, in);
+}
+
+static void watch_delivered(void *opaque, struct vcpu *v)
+{
+    const struct observer *observer = ((struct door *)opaque)->observer;
+    observer->watch.delivered(observer->watch.opaque, v);
+}
+
+void door_open(struct door *door, struct vcpu *v)
+{
+    const struct observer *observer = door->observer;
+    v->exit = door_exit;
+    v->exit_opaque = door;
+    v->watch = NULL;
+    if (!door->stats.timed && door->stats.hot == NULL && door->trace == NULL && observer == NULL)
+        return;
+    door->watch = (struct vcpu_watch){.mode = watch_mode, .sample = watch_sample, .opaque = door};
+    if (observer != NULL && observer->watch.begin != NULL)
+        door->watch.begin = watch_begin;
+    if (observer != NULL && observer->watch.end != NULL)
+        door->watch.end = watch_end;
+    if (observer != NULL && observer->watch.delivered != NULL)
+        door->watch.delivered = watch_delivered;
+    v->watch = &door->watch;
 }
 
 static void add_counters(uint64_t *to, const uint64_t *from, size_t n)
@@ -85,6 +167,14 @@ static void add_counters(uint64_t *to, const uint64_t *from, size_t n)
 void stats_merge(struct stats *to, const struct stats *from)
 {
     add_counters(&to->exits[0][0], &from->exits[0][0], EXIT_REASON_COUNT * EXIT_MODE_COUNT);
+    add_counters(&to->exit_ns[0][0], &from->exit_ns[0][0], EXIT_REASON_COUNT * EXIT_MODE_COUNT);
+    to->timed |= from->timed;
+    if (to->symbols == NULL)
+        to->symbols = from->symbols;
+    to->to_kernel += from->to_kernel;
+    to->to_user += from->to_user;
+    if (to->hot != NULL && from->hot != NULL)
+        hot_merge(to->hot, from->hot);
     add_counters(to->exceptions, from->exceptions, ARRAY_LEN(to->exceptions));
     add_counters(to->interrupts, from->interrupts, ARRAY_LEN(to->interrupts));
     add_counters(to->ports, from->ports, ARRAY_LEN(to->ports));

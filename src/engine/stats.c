@@ -7,12 +7,16 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/symbols.h"
 #include "cpu/decode.h"
+#include "engine/hot.h"
 #include "memory/memory.h"
 
 #define PORTS_SHOWN 12
 #define VECTORS_SHOWN 12
 #define CALLS_SHOWN 20
+#define PLACES_SHOWN 16
+#define PLACES_JSON 64
 #define PORT_GROUP 8
 
 /* X(field, "name"); the field is the key in JSON */
@@ -81,6 +85,76 @@ double stats_mips(const struct stats *stats)
     return (double)stats->instructions * 1e3 / (double)(stats->wall_ns - stats->halted_ns);
 }
 
+static const char *row_name(unsigned row)
+{
+    return row < ROW_COUNT ? insn_rows[row].name : "(undefined)";
+}
+
+static double ratio(uint64_t a, uint64_t b)
+{
+    return b == 0 ? 0 : (double)a / (double)b;
+}
+
+/* ---- time and places ---- */
+
+static uint64_t reason_ns(const struct stats *stats, unsigned reason)
+{
+    uint64_t ns = 0;
+    for (unsigned mode = 0; mode < EXIT_MODE_COUNT; mode++)
+        ns += stats->exit_ns[reason][mode];
+    return ns;
+}
+
+static uint64_t door_ns(const struct stats *stats)
+{
+    uint64_t ns = 0;
+    for (unsigned reason = 0; reason < EXIT_REASON_COUNT; reason++)
+        ns += reason_ns(stats, reason);
+    return ns;
+}
+
+static void print_time(const struct stats *stats, FILE *out)
+{
+    uint64_t awake_ns = stats->wall_ns - stats->halted_ns, samples = 0;
+    fprintf(out, "\ntime\n");
+    for (unsigned mode = 0; stats->hot != NULL && mode < EXIT_MODE_COUNT; mode++)
+        samples += stats->hot->samples[mode];
+    for (unsigned mode = 0; samples > 0 && mode < EXIT_MODE_COUNT; mode++)
+        if (stats->hot->samples[mode] != 0)
+            fprintf(out, "  guest, %-13s %10.2f%%  of %" PRIu64 " samples\n", exit_mode_name(mode),
+                    100 * ratio(stats->hot->samples[mode], samples), samples);
+    fprintf(out, "  in the door          %10.2f%%  %.3f s\n", 100 * ratio(door_ns(stats), awake_ns),
+            (double)door_ns(stats) / 1e9);
+    if (stats->translate.present)
+        fprintf(out, "  faults of the host   %10.2f%%  %.3f s\n", 100 * ratio(stats->translate.fault_ns, awake_ns),
+                (double)stats->translate.fault_ns / 1e9);
+    fprintf(out, "  %" PRIu64 " changes to kernel mode, %" PRIu64 " to user mode\n", stats->to_kernel, stats->to_user);
+}
+
+static const char *place_name(const struct hot_place *place)
+{
+    return place->what == HOT_SAMPLE ? "running" : exit_reason_name(place->what);
+}
+
+static void print_places(const struct stats *stats, bool samples, FILE *out)
+{
+    const struct hot_place *top[PLACES_SHOWN];
+    char name[SYMBOLS_TEXT];
+    size_t n = stats->hot != NULL ? hot_top(stats->hot, samples, top, PLACES_SHOWN) : 0;
+    if (n > 0)
+        fprintf(out, "\n%s\n", samples ? "where the guest runs (samples, at branches)" : "where the exits come from");
+    for (size_t i = 0; i < n; i++) {
+        const struct hot_place *p = top[i];
+        symbols_text(stats->symbols, p->rip, name);
+        fprintf(out, "  %10" PRIu64, p->count);
+        if (!samples)
+            fprintf(out, " %10.3f ms  %-16s", (double)p->ns / 1e6, place_name(p));
+        fprintf(out, "  %-7s %#18" PRIx64 "%s%s\n", exit_mode_name(p->mode), p->rip, name[0] != 0 ? "  " : "", name);
+    }
+    if (n > 0 && !samples && stats->hot->others > 0)
+        fprintf(out, "  %10" PRIu64 "  at places for which the table had no room\n", stats->hot->others);
+}
+
 static void print_exits(const struct stats *stats, FILE *out)
 {
     struct item items[EXIT_REASON_COUNT];
@@ -89,6 +163,8 @@ static void print_exits(const struct stats *stats, FILE *out)
     fprintf(out, "%-18s %14s %7s", "exits", "total", "%");
     for (unsigned mode = 0; mode < EXIT_MODE_COUNT; mode++)
         fprintf(out, " %14s", exit_mode_name(mode));
+    if (stats->timed)
+        fprintf(out, " %10s %9s", "ms", "ns each");
     fputc('\n', out);
     for (size_t i = 0; i < n; i++) {
         const struct item *item = &items[i];
@@ -97,6 +173,10 @@ static void print_exits(const struct stats *stats, FILE *out)
         for (unsigned mode = 0; mode < EXIT_MODE_COUNT; mode++) {
             fprintf(out, " %14" PRIu64, stats->exits[item->index][mode]);
             by_mode[mode] += stats->exits[item->index][mode];
+        }
+        if (stats->timed) {
+            uint64_t ns = reason_ns(stats, item->index);
+            fprintf(out, " %10.3f %9.0f", (double)ns / 1e6, ratio(ns, item->count));
         }
         fputc('\n', out);
     }
@@ -137,16 +217,6 @@ static void print_ports(const struct stats *stats, const struct memory *memory, 
         fprintf(out, "  %-16s %14" PRIu64 "  %s\n", range, items[i].count, name != NULL ? name : "(nobody)");
     }
     free(items);
-}
-
-static const char *row_name(unsigned row)
-{
-    return row < ROW_COUNT ? insn_rows[row].name : "(undefined)";
-}
-
-static double ratio(uint64_t a, uint64_t b)
-{
-    return b == 0 ? 0 : (double)a / (double)b;
 }
 
 static void print_calls(const struct stats *stats, FILE *out)
@@ -210,6 +280,10 @@ static void print_end(const struct stats *stats, FILE *out)
 void stats_print(const struct stats *stats, const struct memory *memory, FILE *out)
 {
     print_exits(stats, out);
+    if (stats->timed)
+        print_time(stats, out);
+    print_places(stats, false, out);
+    print_places(stats, true, out);
     print_vectors(stats, out);
     print_ports(stats, memory, out);
     fprintf(out, "\nwork\n");
@@ -235,6 +309,8 @@ static json_t *json_exits(const struct stats *stats)
         for (unsigned mode = 0; mode < EXIT_MODE_COUNT; mode++)
             json_object_set_new(modes, exit_mode_name(mode),
                                 json_integer((json_int_t)stats->exits[items[i].index][mode]));
+        if (stats->timed)
+            json_object_set_new(modes, "ns", json_integer((json_int_t)reason_ns(stats, items[i].index)));
         json_object_set_new(exits, exit_reason_name(items[i].index), modes);
     }
     return exits;
@@ -311,7 +387,43 @@ static json_t *json_calls(const struct stats *stats)
     return object;
 }
 
-bool stats_print_json(const struct stats *stats, const struct memory *memory, FILE *out, struct error *err)
+static json_t *json_time(const struct stats *stats)
+{
+    json_t *object = json_object(), *samples = json_object();
+    json_object_set_new(object, "door_ns", json_number(door_ns(stats)));
+    json_object_set_new(object, "to_kernel", json_number(stats->to_kernel));
+    json_object_set_new(object, "to_user", json_number(stats->to_user));
+    for (unsigned mode = 0; stats->hot != NULL && mode < EXIT_MODE_COUNT; mode++)
+        json_object_set_new(samples, exit_mode_name(mode), json_number(stats->hot->samples[mode]));
+    json_object_set_new(object, "samples", samples);
+    return object;
+}
+
+static json_t *json_places(const struct stats *stats, bool samples)
+{
+    const struct hot_place *top[PLACES_JSON];
+    char text[SYMBOLS_TEXT];
+    size_t n = hot_top(stats->hot, samples, top, PLACES_JSON);
+    json_t *array = json_array();
+    for (size_t i = 0; i < n; i++) {
+        const struct hot_place *p = top[i];
+        json_t *entry = json_object();
+        snprintf(text, sizeof text, "%#" PRIx64, p->rip);
+        json_object_set_new(entry, "rip", json_string(text));
+        json_object_set_new(entry, "mode", json_string(exit_mode_name(p->mode)));
+        json_object_set_new(entry, "count", json_number(p->count));
+        if (!samples) {
+            json_object_set_new(entry, "reason", json_string(place_name(p)));
+            json_object_set_new(entry, "ns", json_number(p->ns));
+        }
+        symbols_text(stats->symbols, p->rip, text);
+        json_object_set_new(entry, "symbol", text[0] != 0 ? json_string(text) : json_null());
+        json_array_append_new(array, entry);
+    }
+    return array;
+}
+
+json_t *stats_json(const struct stats *stats, const struct memory *memory)
 {
     json_t *root = json_object();
     json_object_set_new(root, "instructions", stats->instructions_partial ? json_null() : json_number(stats->instructions));
@@ -333,6 +445,18 @@ bool stats_print_json(const struct stats *stats, const struct memory *memory, FI
     }
     if (stats->shadow.policy != NULL)
         json_object_set_new(root, "shadow", json_shadow(&stats->shadow));
+    if (stats->timed)
+        json_object_set_new(root, "time", json_time(stats));
+    if (stats->hot != NULL) {
+        json_object_set_new(root, "top_exits", json_places(stats, false));
+        json_object_set_new(root, "top_samples", json_places(stats, true));
+    }
+    return root;
+}
+
+bool stats_print_json(const struct stats *stats, const struct memory *memory, FILE *out, struct error *err)
+{
+    json_t *root = stats_json(stats, memory);
     errno = 0;
     bool ok = json_dumpf(root, out, JSON_INDENT(2)) == 0 && fputc('\n', out) != EOF;
     json_decref(root);

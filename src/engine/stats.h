@@ -2,6 +2,7 @@
 #ifndef RING3_ENGINE_STATS_H
 #define RING3_ENGINE_STATS_H
 
+#include <jansson.h>
 #include <stdio.h>
 
 #include "base/error.h"
@@ -13,6 +14,9 @@ void stats_print(const struct stats *stats, const struct memory *memory, FILE *o
 
 /* The same numbers as one JSON object; null is what is not counted. False with a message if they cannot be written. */
 bool stats_print_json(const struct stats *stats, const struct memory *memory, FILE *out, struct error *err);
+
+/* The object itself; the caller's. */
+json_t *stats_json(const struct stats *stats, const struct memory *memory);
 
 /* Millions of instructions a second while not halted; 0 when nothing ran or was counted. */
 double stats_mips(const struct stats *stats);

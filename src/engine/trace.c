@@ -1,7 +1,7 @@
 /* The timeline writer. See trace.h for the format.
  *
- * A guest slice is what lies between two exits of a vCPU, so it is written when the second one comes; its mode is that
- * of the code that made the second exit. After HLT or MWAIT the time up to the next exit is not the guest's: it is
+ * A guest slice is what lies between two exits or changes of mode of a vCPU, so it is written when the second one comes.
+ * After HLT or MWAIT the time up to the next exit is not the guest's: it is
  * written as "halted" on the monitor's track.
  *
  * Events are formatted into a buffer of 1 MiB under a mutex. When the disk is full, or the file is otherwise refused,
@@ -23,6 +23,8 @@
 
 #define BUFFER_SIZE (1024u * 1024u)
 #define EVENT_MAX 1024u /* no event is longer */
+#define END "\n]\n"
+#define END_LENGTH 3u
 
 enum track { TRACK_USER, TRACK_KERNEL, TRACK_MONITOR, TRACK_COUNT };
 
@@ -38,6 +40,9 @@ struct trace {
     uint64_t start_ns;
     int fd;
     int error; /* errno of the first refusal */
+    bool seekable, full;
+    uint64_t written; /* bytes in the file, without END */
+    uint64_t limit;
     char *path;
     struct lane *lanes; /* by vCPU */
     unsigned lane_count;
@@ -66,14 +71,41 @@ static const struct exit_fields {
     [EXIT_TRIPLE_FAULT] = {.instant = true},
 };
 
+static bool trace_write(struct trace *trace, const char *bytes, size_t n, uint64_t offset)
+{
+    for (size_t done = 0; done < n;) {
+        ssize_t put = trace->seekable ? pwrite(trace->fd, bytes + done, n - done, (off_t)(offset + done))
+                                      : write(trace->fd, bytes + done, n - done);
+        if (put >= 0) {
+            done += (size_t)put;
+        } else if (errno != EINTR) {
+            trace->error = errno;
+            return false;
+        }
+    }
+    return true;
+}
+
+/* After a refusal: what was whole stays, and is closed. If even that is refused there is nothing left to try. */
+static void trace_cut(struct trace *trace)
+{
+    int error = trace->error;
+    if (trace->seekable && ftruncate(trace->fd, (off_t)trace->written) == 0)
+        trace_write(trace, END, END_LENGTH, trace->written);
+    trace->error = error;
+}
+
+/* The buffer has room for END. */
 static void trace_flush(struct trace *trace)
 {
-    for (size_t done = 0; done < trace->length && trace->error == 0;) {
-        ssize_t put = write(trace->fd, trace->buffer + done, trace->length - done);
-        if (put >= 0)
-            done += (size_t)put;
-        else if (errno != EINTR)
-            trace->error = errno;
+    if (trace->error == 0 && trace->length > 0) {
+        size_t n = trace->length;
+        if (trace->seekable)
+            memcpy(trace->buffer + n, END, END_LENGTH);
+        if (trace_write(trace, trace->buffer, n + (trace->seekable ? END_LENGTH : 0), trace->written))
+            trace->written += n;
+        else
+            trace_cut(trace);
     }
     trace->length = 0;
 }
@@ -112,7 +144,7 @@ static void append_text(struct trace *trace, const char *key, const char *text)
     trace_append(trace, "\"%s\":\"%s\"", key, clean);
 }
 
-struct trace *trace_create(const char *path, enum trace_clock clock, struct error *err)
+struct trace *trace_create(const char *path, enum trace_clock clock, uint64_t limit, struct error *err)
 {
     int fd = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOCTTY, 0666);
     if (fd < 0) {
@@ -126,6 +158,8 @@ struct trace *trace_create(const char *path, enum trace_clock clock, struct erro
     trace->clock = clock;
     trace->start_ns = clock_monotonic_ns();
     trace->fd = fd;
+    trace->seekable = lseek(fd, 0, SEEK_CUR) == 0;
+    trace->limit = limit;
     trace->path = strdup(path);
     check(trace->path != NULL);
     trace_append(trace, "[\n{\"ph\":\"M\",\"pid\":1,\"name\":\"process_name\",\"args\":{\"name\":\"ring3\"}}");
@@ -137,10 +171,9 @@ bool trace_destroy(struct trace *trace, struct error *err)
 {
     if (trace == NULL)
         return true;
-    if (trace->length > BUFFER_SIZE - EVENT_MAX)
-        trace_flush(trace);
-    trace_append(trace, "\n]\n");
     trace_flush(trace);
+    if (!trace->seekable && trace->error == 0)
+        trace_write(trace, END, END_LENGTH, 0);
     if (close(trace->fd) != 0 && trace->error == 0)
         trace->error = errno;
     bool ok = trace->error == 0;
@@ -151,6 +184,11 @@ bool trace_destroy(struct trace *trace, struct error *err)
     free(trace->path);
     free(trace);
     return ok;
+}
+
+bool trace_is_full(const struct trace *trace)
+{
+    return trace->full;
 }
 
 uint64_t trace_now_ns(const struct trace *trace, const struct vcpu *v)
@@ -222,20 +260,41 @@ static void append_exit(struct trace *trace, const struct exit *exit, const char
     trace_append(trace, "}}");
 }
 
+/* With the mutex. False when nothing is to be written any more; at the limit, says so in the file once. */
+static bool trace_is_open(struct trace *trace, unsigned vcpu, uint64_t now_ns)
+{
+    if (trace->error != 0 || trace->full)
+        return false;
+    if (trace->written + trace->length + 8 * EVENT_MAX <= trace->limit)
+        return true;
+    trace->full = true;
+    event_begin(trace, "i", vcpu, TRACK_MONITOR);
+    trace_append(trace, ",\"s\":\"p\",\"name\":\"the timeline ends here: --trace-size was reached\"");
+    append_time(trace, "ts", now_ns);
+    trace_append(trace, "}");
+    return false;
+}
+
+static void append_guest(struct trace *trace, unsigned vcpu, struct lane *lane, enum track track, const char *name,
+                         uint64_t end_ns)
+{
+    if (end_ns <= lane->end_ns)
+        return;
+    append_slice(trace, vcpu, track, lane->end_ns, end_ns);
+    trace_append(trace, ",\"name\":\"%s\"}", name);
+}
+
 void trace_exit(struct trace *trace, const struct vcpu *v, const struct exit *exit, const char *device,
                 uint64_t begin_ns, uint64_t end_ns)
 {
     pthread_mutex_lock(&trace->mutex);
-    if (trace->error == 0) {
+    if (trace_is_open(trace, v->index, begin_ns)) {
         struct lane *lane = trace_lane(trace, v->index);
         enum track track = mode_track(exit->mode);
-        if (lane->halted) {
-            append_slice(trace, v->index, TRACK_MONITOR, lane->end_ns, begin_ns);
-            trace_append(trace, ",\"name\":\"halted\"}");
-        } else if (begin_ns > lane->end_ns) {
-            append_slice(trace, v->index, track, lane->end_ns, begin_ns);
-            trace_append(trace, ",\"name\":\"%s\"}", exit_mode_name(exit->mode));
-        }
+        if (lane->halted)
+            append_guest(trace, v->index, lane, TRACK_MONITOR, "halted", begin_ns);
+        else
+            append_guest(trace, v->index, lane, track, exit_mode_name(exit->mode), begin_ns);
         if (exit_fields[exit->reason].instant) {
             event_begin(trace, "i", v->index, track);
             trace_append(trace, ",\"s\":\"t\"");
@@ -247,5 +306,39 @@ void trace_exit(struct trace *trace, const struct vcpu *v, const struct exit *ex
         lane->end_ns = end_ns;
         lane->halted = exit->reason == EXIT_HLT || exit->reason == EXIT_MWAIT;
     }
+    pthread_mutex_unlock(&trace->mutex);
+}
+
+void trace_mode(struct trace *trace, const struct vcpu *v, bool was_user)
+{
+    uint64_t now_ns = trace_now_ns(trace, v);
+    pthread_mutex_lock(&trace->mutex);
+    if (trace_is_open(trace, v->index, now_ns)) {
+        struct lane *lane = trace_lane(trace, v->index);
+        append_guest(trace, v->index, lane, was_user ? TRACK_USER : TRACK_KERNEL,
+                     exit_mode_name(was_user ? EXIT_MODE_USER : EXIT_MODE_KERNEL), now_ns);
+        if (now_ns > lane->end_ns)
+            lane->end_ns = now_ns;
+    }
+    pthread_mutex_unlock(&trace->mutex);
+}
+
+void trace_report(struct trace *trace, const char *json)
+{
+    static const char begin[] = ",\n{\"ph\":\"M\",\"pid\":1,\"name\":\"ring3_report\",\"args\":";
+    pthread_mutex_lock(&trace->mutex);
+    trace_flush(trace);
+    size_t length = strlen(json), size = sizeof begin - 1 + length + 1 + END_LENGTH;
+    char *event = malloc(size + 1);
+    check(event != NULL);
+    snprintf(event, size + 1, "%s%s}%s", begin, json, END);
+    size_t whole = size - END_LENGTH;
+    if (trace->error == 0) {
+        if (trace_write(trace, event, trace->seekable ? size : whole, trace->written))
+            trace->written += whole;
+        else
+            trace_cut(trace);
+    }
+    free(event);
     pthread_mutex_unlock(&trace->mutex);
 }

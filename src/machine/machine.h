@@ -19,6 +19,7 @@ struct chardev;
 struct loop;
 struct stats;
 struct trace;
+struct observer;
 
 enum clock_kind { CLOCK_HOST, CLOCK_INSTRUCTIONS };
 
@@ -40,6 +41,8 @@ struct machine_config {
     struct chardev *debugcon; /* port 0x402; NULL: output is dropped */
     struct stats *stats;      /* counters filled in by the door; owned by the caller; NULL: none */
     struct trace *trace;      /* timeline; owned by the caller; NULL: none */
+    const struct observer *observer; /* engine/door.h; owned by the caller; NULL: none */
+    uint64_t sample_ns;       /* how often, in host time, is noted where the guest is, in stats->hot; 0: never */
     struct log *log;
 };
 

@@ -32,6 +32,7 @@
 #include "cpu/vcpu.h"
 #include "engine/door.h"
 #include "engine/engine.h"
+#include "engine/hot.h"
 #include "engine/postmortem.h"
 #include "host/clock.h"
 #include "host/loop.h"
@@ -65,6 +66,7 @@ struct vm {
     pthread_cond_t wake; /* the vCPU's thread waits here while halted */
     pthread_t thread;
     struct timer_queue queue;
+    struct timer sampler; /* of the loop; config.sample_ns */
     uint64_t start_ns;   /* host time of guest time 0, moved by pauses; changes only while no vCPU is in the engine */
     uint64_t skipped_ns; /* clock "instructions": time that passed without instructions */
     uint64_t random_state;
@@ -228,6 +230,20 @@ static bool load_kernel(struct vm *vm, struct error *err)
     return true;
 }
 
+static bool watch_vcpu(struct vm *vm, struct door *door, struct vcpu *v, struct error *err)
+{
+    const struct stats *wanted = vm->config.stats;
+    door->stats.timed = wanted != NULL;
+    door->stats.symbols = wanted != NULL ? wanted->symbols : NULL;
+    if (wanted != NULL && wanted->hot != NULL) {
+        door->stats.hot = hot_create();
+        if (door->stats.hot == NULL)
+            return error_set(err, "no memory to count where the guest is");
+    }
+    door_open(door, v);
+    return true;
+}
+
 static bool create_parts(struct vm *vm, struct error *err)
 {
     const struct machine_config *config = &vm->config;
@@ -246,9 +262,9 @@ static bool create_parts(struct vm *vm, struct error *err)
     if (vm->vcpu == NULL)
         return false;
     memory_set_watcher(vm->memory, on_watched_written, vm);
-    vm->door = (struct door){.memory = vm->memory, .lock = &vm->lock, .trace = config->trace};
-    vm->vcpu->exit = door_exit;
-    vm->vcpu->exit_opaque = &vm->door;
+    vm->door = (struct door){.memory = vm->memory, .lock = &vm->lock, .trace = config->trace, .observer = config->observer};
+    if (!watch_vcpu(vm, &vm->door, vm->vcpu, err))
+        return false;
     vm->vcpu->shadow_policy = config->shadow;
     vm->vcpu->translate_heat = config->heat;
     vm->vcpu->verify_every = config->verify;
@@ -311,6 +327,7 @@ void vm_destroy(struct vm *vm)
     if (vm->attached)
         vm->engine->detach(vm->vcpu);
     vcpu_destroy(vm->vcpu);
+    hot_destroy(vm->door.stats.hot);
     memory_destroy(vm->memory);
     free(vm->model);
     pthread_cond_destroy(&vm->outside);
@@ -584,6 +601,28 @@ void vm_stats(const struct vm *vm, struct stats *stats)
     stats_merge(stats, &vm->past);
 }
 
+/* Asks the vCPUs where they are: those that are not halted say so before their next block. */
+static void sample(void *opaque)
+{
+    struct vm *vm = opaque;
+    vcpu_raise(vm->vcpu, PENDING_SAMPLE);
+    timer_arm(&vm->sampler, clock_monotonic_ns() + vm->config.sample_ns);
+}
+
+static void sampler_start(struct vm *vm)
+{
+    if (vm->config.sample_ns == 0)
+        return;
+    timer_init(&vm->sampler, loop_timers(vm->config.loop), sample, vm);
+    timer_arm(&vm->sampler, clock_monotonic_ns() + vm->config.sample_ns);
+}
+
+static void sampler_stop(struct vm *vm)
+{
+    if (vm->config.sample_ns != 0)
+        timer_disarm(&vm->sampler);
+}
+
 static void collect_statistics(struct vm *vm)
 {
     struct stats *stats = calloc(1, sizeof *stats);
@@ -602,10 +641,12 @@ bool vm_run(struct vm *vm, struct vm_result *result, struct error *err)
     if (code != 0)
         return error_set(err, "cannot start the processor's thread: %s", strerror(code));
     pthread_mutex_lock(&vm->lock);
+    sampler_start(vm);
     while (!vm->ended) {
         pthread_mutex_unlock(&vm->lock);
         run_loop_once(vm);
     }
+    sampler_stop(vm);
     pthread_mutex_unlock(&vm->lock);
     pthread_join(vm->thread, NULL);
     collect_statistics(vm);

@@ -21,21 +21,10 @@ static uint64_t guest_now(void *opaque)
     return *(uint64_t *)opaque;
 }
 
-static json_t *load(bool killed)
+static json_t *load(void)
 {
-    FILE *file = fopen(path, "r");
-    char *text = NULL;
-    size_t size = 0;
-    assert_true(getdelim(&text, &size, 0, file) > 0);
-    fclose(file);
-    char *whole = malloc(strlen(text) + 2);
-    strcpy(whole, text);
-    if (killed)
-        strcat(whole, "]"); /* the only thing that may be missing */
-    json_t *root = json_loads(whole, 0, NULL);
+    json_t *root = json_load_file(path, 0, NULL);
     assert_non_null(root);
-    free(text);
-    free(whole);
     return root;
 }
 
@@ -73,7 +62,7 @@ static void test_story(void **state)
     struct vcpu *v = calloc(1, sizeof *v);
     v->platform.now_ns = guest_now;
     v->platform.opaque = &now;
-    struct trace *trace = trace_create(path, TRACE_CLOCK_GUEST, NULL);
+    struct trace *trace = trace_create(path, TRACE_CLOCK_GUEST, TRACE_LIMIT_DEFAULT, NULL);
     assert_int_equal(trace_now_ns(trace, v), 1500);
     /* User code runs until 1.5 us, writes to a port until 2 us; a page fault at 3 us; then HLT; woken at 9 us. */
     struct exit out = {
@@ -87,7 +76,7 @@ static void test_story(void **state)
     struct exit wake = {.reason = EXIT_INTERRUPT, .mode = EXIT_MODE_KERNEL, .vector = 0x30};
     trace_exit(trace, v, &wake, NULL, 9000, 9100);
     assert_true(trace_destroy(trace, NULL));
-    json_t *root = load(false), *event;
+    json_t *root = load(), *event;
 
     event = find(root, "X", exit_mode_name(EXIT_MODE_USER), 0);
     assert_int_equal(number(event, "tid"), 1);
@@ -112,6 +101,65 @@ static void test_story(void **state)
     free(v);
 }
 
+/* Slices of a track do not overlap; whatever has a time lies between the first and the last. */
+static void check_times(json_t *root)
+{
+    double end[64] = {0}, last = 0;
+    size_t i;
+    json_t *event;
+    json_array_foreach(root, i, event)
+    {
+        unsigned track = (unsigned)number(event, "tid");
+        double begin = number(event, "ts"), duration = number(event, "dur");
+        assert_true(track < 64);
+        if (strcmp(text_of(event, "ph"), "X") == 0) {
+            assert_true(begin > end[track] - 0.0005 && duration >= 0); /* as exact as three digits are */
+            end[track] = begin + duration;
+            last = end[track] > last ? end[track] : last;
+        } else if (strcmp(text_of(event, "ph"), "i") == 0) {
+            assert_true(begin >= 0 && begin > end[track] - 0.0005);
+        }
+    }
+    assert_true(last > 0);
+}
+
+/* SYSCALL and IRET make no exits: the change of mode ends a slice. */
+static void test_modes(void **state)
+{
+    uint64_t now = 0;
+    struct vcpu *v = calloc(1, sizeof *v);
+    v->platform.now_ns = guest_now;
+    v->platform.opaque = &now;
+    struct trace *trace = trace_create(path, TRACE_CLOCK_GUEST, TRACE_LIMIT_DEFAULT, NULL);
+    now = 1000;
+    trace_mode(trace, v, true);
+    now = 3000;
+    trace_mode(trace, v, false);
+    now = 7000;
+    struct exit fault = {.reason = EXIT_EXCEPTION, .mode = EXIT_MODE_USER, .vector = VECTOR_PF};
+    trace_exit(trace, v, &fault, NULL, 7000, 7000);
+    trace_mode(trace, v, true);
+    now = 8000;
+    trace_mode(trace, v, false);
+    assert_true(trace_destroy(trace, NULL));
+    json_t *root = load();
+    static const struct {
+        const char *name;
+        unsigned nth, track;
+        double ts, dur;
+    } slices[] = {{"user", 0, 1, 0, 1}, {"kernel", 0, 2, 1, 2}, {"user", 1, 1, 3, 4}, {"kernel", 1, 2, 7, 1}};
+    for (unsigned i = 0; i < ARRAY_LEN(slices); i++) {
+        json_t *event = find(root, "X", slices[i].name, slices[i].nth);
+        assert_non_null(event);
+        assert_true(number(event, "tid") == slices[i].track && number(event, "ts") == slices[i].ts &&
+                    number(event, "dur") == slices[i].dur);
+    }
+    assert_null(find(root, "X", "user", 2));
+    check_times(root);
+    json_decref(root);
+    free(v);
+}
+
 static void *storm(void *opaque)
 {
     struct trace *trace = ((void **)opaque)[0];
@@ -125,7 +173,8 @@ static void *storm(void *opaque)
                             .rip = ~0ull,
                             .error = ~0u,
                             .size = 8};
-        trace_exit(trace, v, &exit, "device", trace_now_ns(trace, v), trace_now_ns(trace, v));
+        uint64_t begin_ns = trace_now_ns(trace, v);
+        trace_exit(trace, v, &exit, "device", begin_ns, trace_now_ns(trace, v));
     }
     return NULL;
 }
@@ -134,7 +183,7 @@ static void *storm(void *opaque)
  * is killed now, and again when it is complete. */
 static void test_storm(void **state)
 {
-    struct trace *trace = trace_create(path, TRACE_CLOCK_HOST, NULL);
+    struct trace *trace = trace_create(path, TRACE_CLOCK_HOST, TRACE_LIMIT_DEFAULT, NULL);
     pthread_t threads[4];
     void *arguments[4][2];
     for (unsigned i = 0; i < 4; i++) {
@@ -146,24 +195,51 @@ static void test_storm(void **state)
     }
     for (unsigned i = 0; i < 4; i++)
         pthread_join(threads[i], NULL);
-    json_t *root = load(true);
+    json_t *root = load();
     size_t on_disk = json_array_size(root);
     json_decref(root);
     assert_true(trace_destroy(trace, NULL));
-    root = load(false);
+    root = load();
     assert_true(on_disk > 1000 && json_array_size(root) > on_disk);
     assert_true(json_array_size(root) > 4 * 4000);
+    check_times(root);
     json_decref(root);
     for (unsigned i = 0; i < 4; i++)
         free(arguments[i][1]);
 }
 
+/* A small limit: the file says so, stays complete, and takes the report all the same. */
+static void test_limit(void **state)
+{
+    struct trace *trace = trace_create(path, TRACE_CLOCK_HOST, 64 * KiB, NULL);
+    struct vcpu *v = calloc(1, sizeof *v);
+    storm((void *[]){trace, v});
+    assert_true(trace_is_full(trace));
+    trace_report(trace, "{\"hello\": [1, 2]}");
+    json_t *root = load(); /* before the end */
+    json_t *report = find(root, "M", "ring3_report", 0);
+    assert_int_equal(json_array_size(json_object_get(json_object_get(report, "args"), "hello")), 2);
+    json_decref(root);
+    assert_true(trace_destroy(trace, NULL));
+    root = load();
+    check_times(root);
+    assert_non_null(find(root, "i", "the timeline ends here: --trace-size was reached", 0));
+    assert_null(find(root, "i", "the timeline ends here: --trace-size was reached", 1));
+    assert_true(json_array_size(root) > 50);
+    FILE *file = fopen(path, "r");
+    fseek(file, 0, SEEK_END);
+    assert_true(ftell(file) < (long)(65 * KiB));
+    fclose(file);
+    json_decref(root);
+    free(v);
+}
+
 static void test_refusals(void **state)
 {
     struct error err;
-    assert_null(trace_create("/nonexistent/trace", TRACE_CLOCK_HOST, &err));
+    assert_null(trace_create("/nonexistent/trace", TRACE_CLOCK_HOST, TRACE_LIMIT_DEFAULT, &err));
     assert_string_equal(err.message, "/nonexistent/trace: the timeline cannot be written: No such file or directory");
-    struct trace *trace = trace_create("/dev/full", TRACE_CLOCK_HOST, &err);
+    struct trace *trace = trace_create("/dev/full", TRACE_CLOCK_HOST, TRACE_LIMIT_DEFAULT, &err);
     assert_non_null(trace);
     assert_false(trace_destroy(trace, &err));
     assert_string_equal(err.message, "/dev/full: the timeline is incomplete: No space left on device");
@@ -174,7 +250,9 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_story),
+        cmocka_unit_test(test_modes),
         cmocka_unit_test(test_storm),
+        cmocka_unit_test(test_limit),
         cmocka_unit_test(test_refusals),
     };
     close(mkstemp(path));

@@ -16,6 +16,7 @@
 
 #include "base/check.h"
 #include "cpu/code_cache.h"
+#include "cpu/watch.h"
 #include "memory/memory.h"
 #include "mmu/access.h"
 #include "mmu/shadow.h"
@@ -487,7 +488,8 @@ static void lower_instruction(struct lower *l)
 {
     l->writes = l->use.gpr_written;
     bool done = false;
-    if (l->in.row != ROW_NONE) {
+    bool watched = vcpu_watched_closely(l->v) && insn_sensitivity(&l->in) != INSN_INNOCENT;
+    if (l->in.row != ROW_NONE && !watched) {
         done = is_nothing(&l->in) || lower_flow(l) || lower_stack(l) || lower_system(l);
         if (!done && l->in.row == ROW_LEA)
             done = lower_lea(l);

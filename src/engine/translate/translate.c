@@ -21,9 +21,11 @@
 #include "cpu/code_cache.h"
 #include "cpu/fast.h"
 #include "cpu/host_exec.h"
+#include "cpu/watch.h"
 #include "engine/door.h"
 #include "engine/events.h"
 #include "engine/translate/internal.h"
+#include "host/clock.h"
 #include "host/signals.h"
 #include "mmu/shadow.h"
 
@@ -134,7 +136,7 @@ static void signals_end(struct translate *t)
 
 static void interpret_some(struct vcpu *v, uint64_t until)
 {
-    if (until - v->instructions <= EVENTS_RUN_MAX) {
+    if (until - v->instructions <= EVENTS_RUN_MAX || vcpu_watched_closely(v)) {
         events_run_single(v, code_lookup_single(v));
         return;
     }
@@ -228,6 +230,16 @@ static void returns_save(struct translate *t)
     t->entered = -1;
 }
 
+static uint64_t handle_fault(struct translate *t)
+{
+    if (likely(t->v->watch == NULL))
+        return fault_handle(t);
+    uint64_t begin_ns = clock_monotonic_ns();
+    uint64_t resume = fault_handle(t);
+    t->counters.fault_ns += clock_monotonic_ns() - begin_ns;
+    return resume;
+}
+
 /* Runs translated code from `resume` on, and puts right what it leaves for. */
 static void run_translated(struct translate *t, uint64_t resume)
 {
@@ -238,7 +250,7 @@ static void run_translated(struct translate *t, uint64_t resume)
         x87_complete(t);
         resume = 0;
         switch ((uint32_t)v->translated.exit) {
-        case EXIT_FAULTED: resume = fault_handle(t); break;
+        case EXIT_FAULTED: resume = handle_fault(t); break;
         case EXIT_RETURNED: break;
         case EXIT_UNDERFLOW:
             v->rip = v->translated.s;
@@ -338,6 +350,7 @@ static void stats(const struct vcpu *v, struct stats *stats)
         .guest_bytes = c->guest_bytes,
         .host_bytes = c->host_bytes,
         .translate_ns = c->translate_ns,
+        .fault_ns = c->fault_ns,
         .cache_bytes = t->used,
         .flushes = c->flushes,
         .invalidations = c->invalidations,
