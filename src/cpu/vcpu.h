@@ -243,6 +243,7 @@ struct vcpu_translated {
     uint64_t return_rsp;          /* the shadow return stack while the monitor runs */
     uint64_t scratch;
     uint64_t aligned_mask[3];     /* for PEXT: bits 47:12 of an address that was rotated right by n + 1 bits, and the n + 1 highest */
+    uint64_t low_mask[2];         /* the low bits of an address that is to be a multiple of 16, of 32 */
     uint64_t sign_mask;           /* bit 63 */
     uint64_t rsp_mask[2];         /* what is 0 in an aligned stack pointer: of 64-bit code, of 32-bit code */
     uint64_t left;                /* instructions that may still be executed, when they are counted */

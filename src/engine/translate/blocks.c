@@ -51,6 +51,7 @@ static bool near_create(struct translate *t, struct error *err)
         t->jumps[i].hosts = (uint64_t *)(void *)(t->near + (2 * i + 1) * TABLE_BYTES);
         jumps_reset(t, i);
     }
+    t->probe = t->near + 8 * TABLE_BYTES - 8; /* before the first return stack's guard page */
     for (unsigned i = 0; i < 2; i++) {
         uint8_t *low = t->near + 8 * TABLE_BYTES + i * returns;
         if (mprotect(low, PAGE_SIZE, PROT_NONE) != 0)
@@ -350,6 +351,16 @@ static void exit_unlink(struct translate *t, struct exit_site *exit)
     exit_point(t, exit, exit->stub);
 }
 
+/* Where a branch from `from` may enter `to`, which needs no look at the fetch slots. */
+static uint32_t near_entry(const struct exit_site *exit, const struct block *from, const struct block *to)
+{
+    bool loaded = !exit->landing && from->vector >= to->vector && from->avx >= to->avx && from->x87 >= to->x87;
+    bool checks = to->near != to->body;
+    if (checks && !loaded)
+        return to->near; /* and polls */
+    return exit->backward ? to->poll : to->body;
+}
+
 void exit_link(struct translate *t, struct exit_site *exit, struct block *to)
 {
     if (exit->to != 0 || to->dead)
@@ -360,7 +371,7 @@ void exit_link(struct translate *t, struct exit_site *exit, struct block *to)
         return;
     uint32_t at = to->code;
     if (piece_implies(from_piece, to_piece))
-        at += exit->backward ? to->poll : to->near;
+        at += near_entry(exit, from, to);
     exit_point(t, exit, at);
     uint32_t number = (uint32_t)(exit - t->exits) + 1;
     exit->to = block_number(t, to) + 1;

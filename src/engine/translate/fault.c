@@ -195,7 +195,9 @@ uint64_t fault_handle(struct translate *t)
         return 0;
     }
     count_sync(t, block, index);
-    if (t->fault.signal == SIGSEGV && t->fault.trap == TRAP_PF && in_return_guard(t)) {
+    bool unaligned = t->fault.signal == SIGSEGV && (map->flags & MAP_ALIGN) &&
+                     (accessed(t, map, false) & (map->size - 1u)) != 0;
+    if (t->fault.signal == SIGSEGV && t->fault.trap == TRAP_PF && in_return_guard(t) && !unaligned) {
         returns_reset(t);
         return resume_at(t, block, v->rip, block->code + map->host);
     }
@@ -203,7 +205,7 @@ uint64_t fault_handle(struct translate *t)
         t->interpret_one = true;
         return 0;
     }
-    if (t->fault.signal == SIGSEGV && (map->flags & MAP_ALIGN) && (accessed(t, map, false) & (map->size - 1u)) != 0) {
+    if (unaligned) {
         t->counters.fault_unaligned++;
         reform(t, block, map, FORM_UNALIGNED);
         return run_in_c(t, block, index, false);

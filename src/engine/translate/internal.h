@@ -16,9 +16,9 @@
  * access that may be unaligned) they are first saved to vcpu.status; until the next instruction that sets all of them, they
  * are "in memory", and faults and calls take them from there (MAP_STATUS).
  *
- * A block is straight-line code from its first instruction, with conditional branches out of it on the way. It has three
- * entries: far (checks that the address space still has this piece of code here), poll (looks whether the monitor wants
- * something; what backward branches take) and near.
+ * A block is straight-line code from its first instruction, with conditional branches out of it on the way. It has four
+ * entries: far (checks that the address space still has this piece of code here), near (checks that vector registers are
+ * loaded, if it needs them), poll (looks whether the monitor wants something; what backward branches take) and body.
  *
  * An instruction's host code first computes, in S and T only, and changes the guest's state last, so that a fault anywhere in
  * it finds the state of the instruction's start, and it can be run again from there or in the interpreter.
@@ -84,7 +84,7 @@ struct piece {
 struct block {
     uint32_t code;        /* offset of the far entry in the cache */
     uint32_t size;
-    uint16_t poll, near;  /* entries, from `code` */
+    uint16_t near, poll, body; /* entries, from `code` */
     uint16_t off, guest_bytes;
     uint16_t insns;
     bool dead, vector, avx, x87;
@@ -128,6 +128,7 @@ struct exit_site {
     uint16_t executed;    /* instructions of the block that are done when it is taken */
     uint8_t kind;         /* enum exit_kind */
     bool backward;        /* its branch leads back: link to the entry that polls */
+    bool landing;         /* where a call comes back: what is loaded then is not known */
     uint64_t rip;
 };
 
@@ -180,6 +181,7 @@ struct translate {
     struct trampolines at;
     uint8_t *near;        /* one mapping within 2 GiB of struct vcpu: jump caches, return stacks */
     size_t near_size;
+    const uint8_t *probe; /* 8 readable bytes before a guard page */
     struct {
         uint64_t *tags, *hosts;
         uint8_t key;      /* what the entries were entered for */

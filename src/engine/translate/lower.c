@@ -5,8 +5,9 @@
  * after it. What is not COPY, or not in a form that this can do, is a call of the interpreter's function.
  *
  *     far:    T = fetch slot of the page; T -= identity; zero? else leave
+ *     near:   vector and x87 registers there? where the block needs them; otherwise this entry is the body
  *     poll:   T = [vcpu.poll], which faults when the monitor wants something
- *     near:   vector registers there? enough instructions left (when they are counted)?
+ *     body:   enough instructions left (when they are counted)?
  *             the instructions
  *             the exits' stubs, the calls of slow ways
  */
@@ -124,7 +125,7 @@ void lower_call(struct lower *l)
     l->t->sites[site].resume = ends_block(&l->in) ? 0 : cache_offset(l, l->e.p);
     l->t->sites[site].status = l->status;
     l->status = false;
-    l->aligned4 = l->aligned8 = 0;
+    memset(l->align, 0, sizeof l->align);
     l->writes = 0;
 }
 
@@ -329,15 +330,10 @@ static void loans_end(struct lower *l, const struct loan *loan)
     }
 }
 
-/* Flags are read, or some are kept: checks must not touch them. */
+/* Flags are read, or some are kept: the check for misses must not touch them. */
 static bool keeps_flags(const struct insn_use *use)
 {
     return use->flags_read != 0 || (use->flags_written != 0 && !use->all_flags_written);
-}
-
-static bool address_uses_flags(const struct lower *l, unsigned size)
-{
-    return (l->form & (FORM_UNALIGNED | FORM_MISS)) || (size > 8 && !l->use.aligned);
 }
 
 static bool lower_copy(struct lower *l)
@@ -353,7 +349,7 @@ static bool lower_copy(struct lower *l)
     if (memory != NULL) {
         if (!lower_memory_possible(l, memory, size, l->use.memory_written))
             return false;
-        if (keeps_flags(&l->use) && address_uses_flags(l, size))
+        if (keeps_flags(&l->use) && (l->form & FORM_MISS))
             return false;
         map.base = H11, map.index = loan.count != 0 ? REENCODE_NO_REG : T;
     }
@@ -474,14 +470,12 @@ static bool is_nothing(const struct insn *in)
     }
 }
 
-/* Keeps RSP's alignment whatever it was. */
-static bool rsp_moves_evenly(const struct lower *l)
+/* Keeps what is known of registers up to date, and RSP aligned. */
+static void lower_results(struct lower *l)
 {
-    unsigned unit = natural_size(l) - 1;
-    if (l->in.row == ROW_LEA)
-        return l->in.base == RSP && l->in.index == GPR_ZERO && (l->in.disp & unit) == 0 && l->in.opsize == unit + 1;
-    return (l->in.row == ROW_ADD || l->in.row == ROW_SUB) && l->in.op_kind[0] == OPERAND_REG &&
-           l->in.op_kind[1] == OPERAND_IMM && (l->in.imm & unit) == 0 && l->in.opsize == unit + 1;
+    lower_note_result(l, l->use.gpr_written | l->writes);
+    if ((l->writes & (1u << RSP)) && l->align[RSP] < (l->narrow ? 2 : 3))
+        lower_rsp_check(l);
 }
 
 static void lower_instruction(struct lower *l)
@@ -500,12 +494,10 @@ static void lower_instruction(struct lower *l)
     }
     if (!done)
         lower_call(l);
-    else if (!l->ended && (l->writes & (1u << RSP)) && !rsp_moves_evenly(l))
-        lower_rsp_check(l);
+    else if (!l->ended)
+        lower_results(l);
     if (l->status)
         l->map->flags |= MAP_STATUS;
-    l->aligned4 &= (uint16_t)~l->writes;
-    l->aligned8 &= (uint16_t)~l->writes;
     if (ends_block(&l->in))
         l->ended = true;
 }
@@ -613,22 +605,6 @@ static void emit_second_check(struct lower *l)
     emit_short_here(&l->e, same);
 }
 
-static void emit_entries(struct lower *l)
-{
-    struct emit *e = &l->e;
-    l->rip = l->piece->vpage << PAGE_SHIFT | l->block->off;
-    emit_piece_check(l, l->piece);
-    uint8_t *same = emit_jrcxz(e);
-    lower_exit_jump(l, lower_exit(l, EXIT_FAR_MISS, l->rip, 0));
-    emit_short_here(e, same);
-    l->block->poll = (uint16_t)(e->p - l->start);
-    emit_load(e, T, STATE_OF(poll));
-    emit_load32(e, T, MEM(T, 0));
-    l->block->near = (uint16_t)(e->p - l->start);
-}
-
-/* What depends on the whole block: emitted before its first instruction is known to need it, so always when counting, and for
- * vectors by a second pass. */
 static void emit_missing_check(struct lower *l, struct emit_mem missing)
 {
     struct emit *e = &l->e;
@@ -636,6 +612,30 @@ static void emit_missing_check(struct lower *l, struct emit_mem missing)
     uint8_t *there = emit_jrcxz(e);
     lower_exit_jump(l, lower_exit(l, EXIT_CHECK, l->rip, 0));
     emit_short_here(e, there);
+}
+
+/* What depends on the whole block comes with a second pass: `needs` is the block as the first has left it. */
+static void emit_entries(struct lower *l, const struct block *needs)
+{
+    struct emit *e = &l->e;
+    l->rip = l->piece->vpage << PAGE_SHIFT | l->block->off;
+    emit_piece_check(l, l->piece);
+    uint8_t *same = emit_jrcxz(e);
+    lower_exit_jump(l, lower_exit(l, EXIT_FAR_MISS, l->rip, 0));
+    emit_short_here(e, same);
+    l->block->near = (uint16_t)(e->p - l->start);
+    if (needs->x87)
+        emit_missing_check(l, STATE_OF(translated.x87_missing));
+    if (needs->vector && needs->avx)
+        emit_missing_check(l, STATE_OF(translated.avx_missing));
+    else if (needs->vector)
+        emit_missing_check(l, STATE_OF(translated.sse_missing));
+    l->block->poll = (uint16_t)(e->p - l->start);
+    emit_load(e, T, STATE_OF(poll));
+    emit_load32(e, T, MEM(T, 0));
+    l->block->body = (uint16_t)(e->p - l->start);
+    if (l->block->near == l->block->poll)
+        l->block->near = l->block->body;
 }
 
 static void emit_count(struct lower *l)
@@ -762,20 +762,14 @@ static void begin(struct lower *l, const struct mark *mark, unsigned off)
     l->index = l->stub_count = 0;
     l->second = NULL;
     l->status = l->ended = l->refused = false;
-    l->aligned4 = l->aligned8 = 0;
+    memset(l->align, 0, sizeof l->align);
     l->count_at = NULL;
 }
 
 static void translate_once(struct lower *l, const struct mark *mark, unsigned off, const struct block *needs)
 {
     begin(l, mark, off);
-    emit_entries(l);
-    if (needs->x87)
-        emit_missing_check(l, STATE_OF(translated.x87_missing));
-    if (needs->vector && needs->avx)
-        emit_missing_check(l, STATE_OF(translated.avx_missing));
-    else if (needs->vector)
-        emit_missing_check(l, STATE_OF(translated.sse_missing));
+    emit_entries(l, needs);
     if (l->t->counted)
         emit_count(l);
     lower_body(l, off, BLOCK_INSNS_MAX);

@@ -42,7 +42,7 @@ struct lower {
 
     /* along the block */
     bool status;      /* the flags are in memory */
-    uint16_t aligned4, aligned8; /* guest registers known to be multiples */
+    uint8_t align[16]; /* what is known of guest registers: multiples of 2 to this power */
     bool ended;
     bool refused;     /* the instruction cannot be part of a block */
     struct stub_jump stubs[STUBS_MAX];
@@ -91,6 +91,8 @@ void lower_translate(struct lower *l, unsigned reg);
 void lower_translate_checked(struct lower *l, unsigned reg, unsigned size);
 /* The effective address without segment in the host register `dest`, or in the one returned. */
 unsigned lower_effective(struct lower *l, const ZydisDecodedOperand *op, unsigned dest);
+/* After an instruction that has changed these guest registers: what is known of their alignment. */
+void lower_note_result(struct lower *l, uint16_t written);
 /* A guest register's value in a host register: itself, or `temp` if it lives in memory. */
 unsigned lower_register(struct lower *l, unsigned guest, unsigned temp);
 

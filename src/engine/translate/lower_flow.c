@@ -144,6 +144,7 @@ static void landing(struct lower *l)
 {
     emit_lea(&l->e, HSP, MEM(HSP, RETURN_FRAME - 8));
     uint32_t exit = lower_exit(l, EXIT_DIRECT, l->next, l->index + 1);
+    l->t->exits[exit].landing = true;
     lower_exit_linked(l, exit, emit_jmp(&l->e, NULL));
     l->ended = true;
 }

@@ -6,7 +6,7 @@
  * - An access that crosses into the next page, which lies elsewhere on the host. An aligned access cannot. So the low bits of
  *   an address that is not known to be aligned become the top of the table's index, where they make the host fault unless
  *   they are zero: that part of the table is never mapped. An instruction that has faulted so is emitted anew with an explicit check whether it
- *   really crosses, and calls C only then. That check needs the flags, which are saved before.
+ *   really crosses, and calls C only then. That check needs no flags either.
  * - A read that has side effects, or a write that somebody must notice: such pages have no entry, or one that is read-only.
  */
 #include "engine/translate/lower.h"
@@ -109,28 +109,91 @@ static void add_segment_base(struct lower *l, const ZydisDecodedOperand *op, uns
     *reg = S;
 }
 
-/* Whether all of the address' alignment is in one register whose low bits are known, or can be checked. */
-static unsigned aligning_register(const struct lower *l, const ZydisDecodedOperand *op, unsigned size)
+#define ALIGNMENT_MAX 12u /* nobody asks for more */
+
+static unsigned alignment_min(unsigned a, unsigned b)
 {
-    if (op->mem.base == ZYDIS_REGISTER_NONE || is_constant(op) || l->in.base == GPR_ZERO || has_segment_base(op))
-        return H_NONE;
-    if (l->in.disp & (size - 1))
-        return H_NONE;
-    if (op->mem.index != ZYDIS_REGISTER_NONE && ((1u << l->in.scale) & (size - 1)) != 0)
-        return H_NONE;
-    return l->in.base;
+    return a < b ? a : b;
 }
 
-static bool is_aligned(const struct lower *l, const ZydisDecodedOperand *op, unsigned size)
+static unsigned alignment_of_number(uint64_t number)
 {
-    if (size == 1 || (is_constant(op) && !has_segment_base(op)))
-        return true;
-    unsigned guest = aligning_register(l, op, size);
-    if (guest == H_NONE || size > 8)
-        return false;
-    if (guest == RSP)
-        return size <= natural_size(l);
-    return (size <= 4 ? l->aligned4 | l->aligned8 : l->aligned8) >> guest & 1;
+    return number == 0 ? ALIGNMENT_MAX : alignment_min((unsigned)__builtin_ctzll(number), ALIGNMENT_MAX);
+}
+
+static unsigned alignment_of_register(const struct lower *l, unsigned guest)
+{
+    unsigned known = l->align[guest], natural = l->narrow ? 2 : 3;
+    return guest == RSP && known < natural ? natural : known;
+}
+
+/* base + index * 2^scale + disp, as decode.c has put them; `skip` is taken to be aligned. */
+static unsigned alignment_of_sum(const struct lower *l, const ZydisDecodedOperand *op, unsigned skip)
+{
+    unsigned known = alignment_of_number((uint64_t)l->in.disp);
+    if (op->mem.base != ZYDIS_REGISTER_NONE && l->in.base != skip)
+        known = l->in.base == GPR_ZERO ? 0 : alignment_min(known, alignment_of_register(l, l->in.base));
+    if (op->mem.index != ZYDIS_REGISTER_NONE && l->in.index != skip)
+        known = alignment_min(known, alignment_of_register(l, l->in.index) + l->in.scale);
+    return known;
+}
+
+static unsigned alignment_of_address(const struct lower *l, const ZydisDecodedOperand *op)
+{
+    if (has_segment_base(op))
+        return 0;
+    return is_constant(op) ? alignment_of_number(constant_address(l, op)) : alignment_of_sum(l, op, GPR_COUNT);
+}
+
+/* An access has shown that its address is aligned. If that depends on one register only, it is aligned, too. */
+static void note_aligned(struct lower *l, const ZydisDecodedOperand *op, unsigned alignment)
+{
+    if (is_constant(op) || has_segment_base(op) || l->in.base == GPR_ZERO || l->in.base == l->in.index)
+        return;
+    if (op->mem.base != ZYDIS_REGISTER_NONE && alignment_of_sum(l, op, l->in.base) >= alignment) {
+        if (l->align[l->in.base] < alignment)
+            l->align[l->in.base] = (uint8_t)alignment;
+    } else if (op->mem.index != ZYDIS_REGISTER_NONE && l->in.scale == 0 &&
+               alignment_of_sum(l, op, l->in.index) >= alignment) {
+        if (l->align[l->in.index] < alignment)
+            l->align[l->in.index] = (uint8_t)alignment;
+    }
+}
+
+/* What is known of the register that the instruction writes, from what was known before it; of 32 and 64 bits. */
+static unsigned alignment_of_result(const struct lower *l)
+{
+    const struct insn *in = &l->in;
+    unsigned dest = alignment_of_register(l, in->op_reg[0] / 8);
+    if (in->row == ROW_LEA)
+        return is_constant(&l->ops[1]) ? alignment_of_number(constant_address(l, &l->ops[1]))
+                                       : alignment_of_sum(l, &l->ops[1], GPR_COUNT);
+    unsigned other = 0;
+    if (in->op_kind[1] == OPERAND_IMM)
+        other = in->row == ROW_SHL ? (unsigned)in->imm & (in->opsize * 8 - 1u) : alignment_of_number(in->imm);
+    else if (in->op_kind[1] == OPERAND_REG && in->row != ROW_SHL)
+        other = alignment_of_register(l, in->op_reg[1] / 8);
+    switch (in->row) {
+    case ROW_MOV: return other;
+    case ROW_ADD:
+    case ROW_SUB: return alignment_min(dest, other);
+    case ROW_AND: return dest > other ? dest : other;
+    case ROW_SHL: return alignment_min(dest + other, ALIGNMENT_MAX);
+    default: return 0;
+    }
+}
+
+void lower_note_result(struct lower *l, uint16_t written)
+{
+    unsigned dest = GPR_COUNT, alignment = 0;
+    if (l->in.row != ROW_NONE && l->in.op_kind[0] == OPERAND_REG && l->in.opsize >= 4 && !l->use.vector && !l->use.mmx) {
+        dest = l->in.op_reg[0] / 8;
+        if (dest < 16 && written == 1u << dest)
+            alignment = alignment_of_result(l);
+    }
+    for (unsigned guest = 0; guest < 16; guest++)
+        if (written >> guest & 1)
+            l->align[guest] = guest == dest ? (uint8_t)alignment : 0;
 }
 
 void lower_translate(struct lower *l, unsigned reg)
@@ -144,17 +207,6 @@ void lower_translate(struct lower *l, unsigned reg)
     }
     emit_load(e, T, (struct emit_mem){.base = H_NONE, .index = T, .scale = 3, .gs = true});
     l->map->address = (uint8_t)reg;
-}
-
-static void note_aligned(struct lower *l, const ZydisDecodedOperand *op, unsigned size)
-{
-    unsigned guest = aligning_register(l, op, size);
-    if (guest == H_NONE)
-        return;
-    if (size >= 4)
-        l->aligned4 |= (uint16_t)(1u << guest);
-    if (size >= 8)
-        l->aligned8 |= (uint16_t)(1u << guest);
 }
 
 /* 64-bit code: the low bits go to the top of the index. Not of the address: a guest could choose an address that is not
@@ -179,48 +231,58 @@ static void translate_aligned_narrow(struct lower *l, unsigned reg, unsigned siz
     l->map->address = (uint8_t)reg;
 }
 
-static void jump_slow(struct lower *l, unsigned condition)
-{
-    lower_slow_way(l, emit_jcc(&l->e, condition, NULL));
-}
-
-/* The explicit check: does it cross into the next page? */
+/* Does it cross into the next page? The offset in the page becomes the top of 32 bits; adding what the access is longer than
+ * a byte then makes a carry. */
 static void check_crossing(struct lower *l, unsigned reg, unsigned size)
 {
     struct emit *e = &l->e;
-    emit_lea(e, T, MEM(reg, size - 1));
-    emit_rr(e, E_W, 0x33, T, reg);  /* xor rcx, reg */
-    emit_rr(e, 0, 0xf7, 0, T);      /* test ecx, 1000h */
-    emit32(e, PAGE_SIZE);
-    jump_slow(l, 5);
+    emit_rorx32(e, T, reg, PAGE_SHIFT);
+    emit_lea(e, T, MEM(T, (int32_t)((size - 1) << (32 - PAGE_SHIFT))));
+    emit_rorx(e, T, T, 32);
+    emit_mov_rr32(e, T, T);
+    uint8_t *within = emit_jrcxz(e);
+    lower_slow_way(l, emit_jmp(e, NULL));
+    emit_short_here(e, within);
+}
+
+/* 16 and 32 bytes: the low bits are the index into an array of one readable element, before a guard page. */
+static void check_aligned(struct lower *l, unsigned reg, unsigned size)
+{
+    struct emit *e = &l->e;
+    emit_pext(e, T, reg, size == 16 ? STATE_OF(translated.low_mask[0]) : STATE_OF(translated.low_mask[1]));
+    emit_load32(e, T, MEM_INDEX(STATE, T, 3, (intptr_t)l->t->probe - ((intptr_t)l->v + STATE_BIAS)));
 }
 
 unsigned lower_address(struct lower *l, const ZydisDecodedOperand *op, unsigned size, bool checks_itself)
 {
     struct emit *e = &l->e;
-    bool aligned = checks_itself || is_aligned(l, op, size);
-    bool explicit = !aligned && ((l->form & FORM_UNALIGNED) || size > 8);
+    unsigned alignment = (unsigned)__builtin_ctz(size);
+    bool aligned = checks_itself || alignment_of_address(l, op) >= alignment;
+    bool explicit = !aligned && (l->form & FORM_UNALIGNED);
     l->map->size = (uint8_t)size;
-    if (explicit || (l->form & FORM_MISS))
+    if (l->form & FORM_MISS)
         lower_status_save(l);
     unsigned reg = lower_effective(l, op, S);
     add_segment_base(l, op, &reg);
-    if (explicit) {
-        check_crossing(l, reg, size);
-        lower_translate(l, reg);
-    } else if (aligned) {
-        lower_translate(l, reg);
-    } else {
+    if (!aligned && !explicit) {
         l->map->flags |= MAP_ALIGN;
-        note_aligned(l, op, size);
-        if (l->narrow)
-            translate_aligned_narrow(l, reg, size);
-        else
-            lower_translate_checked(l, reg, size);
+        note_aligned(l, op, alignment);
     }
+    if (explicit)
+        check_crossing(l, reg, size);
+    else if (!aligned && size > 8)
+        check_aligned(l, reg, size);
+    if (explicit || aligned || size > 8)
+        lower_translate(l, reg);
+    else if (l->narrow)
+        translate_aligned_narrow(l, reg, size);
+    else
+        lower_translate_checked(l, reg, size);
     if (l->form & FORM_MISS) {
         emit8(e, 0xf6), emit8(e, 0xc1), emit8(e, 1); /* test cl, 1 */
-        jump_slow(l, 5);
+        lower_slow_way(l, emit_jcc(e, 5, NULL));
     }
+    if (checks_itself && l->use.aligned_strict)
+        note_aligned(l, op, alignment);
     return l->map->address;
 }

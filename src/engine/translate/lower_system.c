@@ -65,6 +65,7 @@ static bool lower_pushf(struct lower *l)
     emit_rr(e, 0, 0x09, S, T);
     emit_store(e, STATE_OF(translated.scratch), T);
     lower_push_scratch(l);
+    l->writes = 0;
     return true;
 }
 

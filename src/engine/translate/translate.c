@@ -97,7 +97,7 @@ static bool attach(struct vcpu *v, struct error *err)
     v->engine_opaque = t;
     v->translated = (struct vcpu_translated){
         .aligned_mask = {0x80007ffffffff800ull, 0xc0003ffffffffc00ull, 0xe0001ffffffffe00ull},
-        .sign_mask = 1ull << 63, .rsp_mask = {7, 3}, .sse_missing = 1, .avx_missing = 1, .x87_missing = 1};
+        .low_mask = {15, 31}, .sign_mask = 1ull << 63, .rsp_mask = {7, 3}, .sse_missing = 1, .avx_missing = 1, .x87_missing = 1};
     v->poll = (uintptr_t)&v->poll;
     if (!shadow_create(v, v->shadow_policy, err) || !cache_create(t, err) || !blocks_create(t, err) ||
         !fault_attach(t, err) ||
