@@ -22,6 +22,9 @@
  * steer nothing, and kernels would pay for them at each system call and each return. Guest kernel and guest user code
  * share a host process; whoever must not trust one against the other runs two machines.
  *
+ * Where the processor itself executes guest code all that is not true, and cpu_model_limit() puts what the host says in
+ * its place.
+ *
  * The 80386 and 80486 models come with the coprocessor. FPU cannot be switched off: without one, ESC instructions have
  * no defined effect that software could rely on.
  */
@@ -69,8 +72,25 @@ static const uint16_t host_features[] = {
 static const uint16_t amd_features[] = {
     CPU_MMXEXT,     CPU_FXSR_OPT, CPU_SSE4A,        CPU_MISALIGNSSE,       CPU_TOPOEXT,  CPU_CLZERO,
     CPU_AMD_SSB_NO, CPU_BTC_NO,   CPU_LFENCE_RDTSC, CPU_NULL_SEL_CLR_BASE, CPU_AUTOIBRS, CPU_SRSO_NO,
+    CPU_TSA_SQ_NO,  CPU_TSA_L1_NO,
 };
 static const uint16_t intel_features[] = {CPU_ARCH_CAPABILITIES, CPU_SPEC_CTRL};
+
+/* Features that steer how the processor speculates: of no use where it is not the processor that executes the guest. */
+static const uint16_t steering_features[] = {
+    CPU_MD_CLEAR,  CPU_STIBP,     CPU_FLUSH_L1D, CPU_SSBD,         CPU_AMD_IBPB, CPU_AMD_IBRS,    CPU_AMD_STIBP,  CPU_AMD_STIBP_ALWAYS,
+    CPU_AMD_SSBD,  CPU_VIRT_SSBD, CPU_AMD_PSFD,  CPU_AMD_IBPB_RET, CPU_SBPB,     CPU_IBPB_BRTYPE, CPU_VERW_CLEAR,
+};
+/* Features that tell how it speculates: that a mitigation is not needed. */
+static const uint16_t telling_features[] = {
+    CPU_ARCH_CAPABILITIES, CPU_SPEC_CTRL, CPU_AMD_SSB_NO, CPU_BTC_NO, CPU_AUTOIBRS, CPU_SRSO_NO, CPU_TSA_SQ_NO, CPU_TSA_L1_NO,
+};
+
+/* RDCL_NO, IBRS_ALL, SKIP_L1DFL_VMENTRY, SSB_NO, MDS_NO, PSCHANGE_MC_NO, TAA_NO, SBDR_SSDP_NO, FBSDP_NO, PSDP_NO, BHI_NO,
+ * PBRSB_NO, GDS_NO, RFDS_NO, ITS_NO */
+#define ARCH_CAPABILITIES                                                                                              \
+    (0x3ull | 1ull << 3 | 1ull << 4 | 1ull << 5 | 1ull << 6 | 1ull << 8 | 7ull << 13 | 1ull << 20 | 1ull << 24 |       \
+     1ull << 26 | 1ull << 27 | 1ull << 62)
 
 /* {feature, what it needs} */
 static const uint16_t dependencies[][2] = {
@@ -360,6 +380,8 @@ static void model_max(struct cpu_model *model, const uint32_t host[CPUID_WORD_CO
     for (size_t i = 0; i < ARRAY_LEN(feature_infos); i++)
         feature_put(model, feature_infos[i].feature, true);
     feature_switch(model, CPU_MONITOR, false);
+    for (size_t i = 0; i < ARRAY_LEN(steering_features); i++)
+        feature_switch(model, steering_features[i], false);
     const uint16_t *foreign = amd ? intel_features : amd_features;
     for (size_t i = 0; i < (amd ? ARRAY_LEN(intel_features) : ARRAY_LEN(amd_features)); i++)
         feature_switch(model, foreign[i], false);
@@ -420,6 +442,8 @@ static void model_complete(struct cpu_model *model)
     model->family = (uint16_t)(family == 0xf ? family + (model->signature >> 20 & 0xff) : family);
     model->amd = vendor_is_amd(model->vendor);
     model->cpus = 1;
+    model->tsc_khz = TSC_FREQUENCY_HZ / 1000;
+    model->arch_capabilities = model_has(model, CPU_ARCH_CAPABILITIES) ? ARCH_CAPABILITIES : 0;
     if (model->has_cpuid)
         levels_complete(model);
 
@@ -511,6 +535,8 @@ static bool option_apply(struct cpu_model *model, char *text, struct error *err)
     if (!model->has_cpuid)
         return error_set(err, "--cpu: the 386 has no optional features; choose a later model for %.64s", name);
     feature_switch(model, (unsigned)feature, on);
+    uint32_t bit = 1u << (feature % 32);
+    model->wanted[feature / 32] = on ? model->wanted[feature / 32] | bit : model->wanted[feature / 32] & ~bit;
     return true;
 }
 
@@ -552,6 +578,7 @@ static bool model_configure(struct cpu_model *model, char *spec, struct error *e
         model->level = named->level;
         model->ext_level = named->ext_level;
         memcpy(model->word, named->word, sizeof(model->word));
+        memcpy(model->wanted, named->word, sizeof(model->wanted));
     }
     for (char *option; (option = strsep(&rest, ",")) != NULL;)
         if (*option != '\0' && !option_apply(model, option, err))
@@ -581,6 +608,66 @@ struct cpu_model *cpu_model_create(const char *spec, struct error *err)
         return NULL;
     }
     return model;
+}
+
+/* ---- a processor that executes the guest itself ---- */
+static bool is_speculation(unsigned feature)
+{
+    return listed(steering_features, ARRAY_LEN(steering_features), feature) ||
+           listed(telling_features, ARRAY_LEN(telling_features), feature);
+}
+
+static bool offered(const struct cpu_offer *offer, unsigned feature)
+{
+    return offer->word[feature / 32] >> (feature % 32) & 1;
+}
+
+bool cpu_model_limit(struct cpu_model *model, const struct cpu_offer *offer, struct error *err)
+{
+    for (size_t i = 0; i < ARRAY_LEN(feature_infos); i++) {
+        unsigned feature = feature_infos[i].feature;
+        if (is_speculation(feature)) {
+            /* only where there is a leaf to tell it in */
+            if (model->has_cpuid && model_has(model, CPU_LM))
+                feature_put(model, feature, offered(offer, feature));
+        } else if (model_has(model, feature) && !offered(offer, feature)) {
+            if (model->wanted[feature / 32] >> (feature % 32) & 1)
+                return error_set(err, "--cpu: %s does not offer %s; switch it off with -%s, or use --cpu max", offer->who,
+                                 feature_name(feature), feature_name(feature));
+            feature_switch(model, feature, false);
+        }
+    }
+    uint64_t arch_capabilities = model_has(model, CPU_ARCH_CAPABILITIES) ? offer->arch_capabilities : 0;
+    unsigned cpus = model->cpus;
+    model_complete(model);
+    model->cpus = cpus;
+    model->arch_capabilities = arch_capabilities;
+    if (model->maxphyaddr > offer->maxphyaddr)
+        model->maxphyaddr = offer->maxphyaddr;
+    if (offer->tsc_khz != 0)
+        model->tsc_khz = offer->tsc_khz;
+    return true;
+}
+
+bool cpu_model_fits(const struct cpu_model *model, const struct cpu_offer *offer, struct error *err)
+{
+    for (size_t i = 0; i < ARRAY_LEN(feature_infos); i++) {
+        unsigned feature = feature_infos[i].feature;
+        if (!model_has(model, feature) || offered(offer, feature))
+            continue;
+        return error_set(err, "the guest's processor has %s, which %s does not offer; start the machine with --cpu MODEL,-%s",
+                         feature_name(feature), offer->who, feature_name(feature));
+    }
+    if (model->arch_capabilities & ~offer->arch_capabilities)
+        return error_set(err, "the guest has been told that its processor is not affected by attacks that the host's is open to; "
+                              "start the machine under this engine, or with --cpu MODEL,-arch_capabilities,-spec_ctrl");
+    if (model->maxphyaddr > offer->maxphyaddr)
+        return error_set(err, "the guest's processor has %u physical address bits, %s offers %u", model->maxphyaddr, offer->who,
+                         offer->maxphyaddr);
+    if (offer->tsc_khz != 0 && model->tsc_khz != offer->tsc_khz)
+        return error_set(err, "%s cannot scale the TSC here: the guest's runs at %u kHz, the host's at %u; start the machine under "
+                              "this engine", offer->who, model->tsc_khz, offer->tsc_khz);
+    return true;
 }
 
 void cpu_model_help(FILE *out)

@@ -13,8 +13,9 @@
  * the same everywhere (cache_levels[]), because guests tune copying by them and a snapshot may continue on another
  * host.
  *
- * Time: the TSC and the local APIC's timer both run at 1 GHz. Leaf 0x15 calls that clock the crystal, which is what
- * Linux takes as the APIC timer's input; leaf 0x16 and 0x40000010 repeat it.
+ * Time: the local APIC's timer runs at 1 GHz, and so does the TSC unless an engine can give it another frequency only
+ * (model.tsc_khz). Leaf 0x15 calls 1 GHz the crystal, which is what Linux takes as the APIC timer's input, and gives the
+ * TSC's ratio to it; leaves 0x16 and 0x40000010 repeat both.
  *
  * Not described: performance counters (leaf 0xA is zero), MSR-based thermal and frequency control, SGX, memory
  * encryption: ring3 has none.
@@ -205,6 +206,15 @@ static struct cpuid_result leaf_d(const struct vcpu *v, uint32_t subleaf)
     }
 }
 
+/* The TSC as a fraction of the crystal, and the crystal. */
+static struct cpuid_result leaf_15(const struct cpu_model *m)
+{
+    uint32_t crystal_khz = TSC_FREQUENCY_HZ / 1000, ratio = m->tsc_khz / crystal_khz;
+    if (m->tsc_khz % crystal_khz == 0)
+        return (struct cpuid_result){.eax = 1, .ebx = ratio, .ecx = (uint32_t)TSC_FREQUENCY_HZ};
+    return (struct cpuid_result){.eax = crystal_khz, .ebx = m->tsc_khz, .ecx = (uint32_t)TSC_FREQUENCY_HZ};
+}
+
 static struct cpuid_result basic_leaf(const struct vcpu *v, uint32_t leaf, uint32_t subleaf)
 {
     const struct cpu_model *m = v->model;
@@ -231,10 +241,10 @@ static struct cpuid_result basic_leaf(const struct vcpu *v, uint32_t leaf, uint3
     case 0xd:
         return leaf_d(v, subleaf);
     case 0x15:
-        return (struct cpuid_result){.eax = 1, .ebx = 1, .ecx = (uint32_t)TSC_FREQUENCY_HZ};
+        return leaf_15(m);
     case 0x16:
         return (struct cpuid_result){
-            .eax = TSC_FREQUENCY_HZ / 1000000, .ebx = TSC_FREQUENCY_HZ / 1000000, .ecx = 100 /* bus MHz */};
+            .eax = m->tsc_khz / 1000, .ebx = m->tsc_khz / 1000, .ecx = 100 /* bus MHz */};
     default:
         return (struct cpuid_result){0};
     }
@@ -252,8 +262,9 @@ static struct cpuid_result hypervisor_leaf(const struct vcpu *v, uint32_t leaf)
         r.eax = v->model->word[CPUID_KVM_EAX];
         break;
     case 0x40000010:
-        r.eax = r.ebx = TSC_FREQUENCY_HZ / 1000;
-        break; /* kHz of the TSC and of the APIC timer */
+        r.eax = v->model->tsc_khz; /* kHz of the TSC and of the APIC timer */
+        r.ebx = TSC_FREQUENCY_HZ / 1000;
+        break;
     }
     return r;
 }
@@ -286,9 +297,6 @@ static struct cpuid_result leaf_ext_8(const struct cpu_model *m)
         r.ecx = (m->cpus - 1) | core_bits(m) << 12;
     return r;
 }
-
-#define TSA_SQ_NO (1u << 1)
-#define TSA_L1_NO (1u << 2)
 
 static struct cpuid_result extended_leaf(const struct vcpu *v, uint32_t leaf, uint32_t subleaf)
 {
@@ -343,7 +351,7 @@ static struct cpuid_result extended_leaf(const struct vcpu *v, uint32_t leaf, ui
         return r;
     case 0x80000021:
         r.eax = m->word[CPUID_8000_0021_EAX];
-        r.ecx = m->amd ? TSA_SQ_NO | TSA_L1_NO : 0; /* transient scheduler attacks: see cpu_model.c on speculation */
+        r.ecx = m->word[CPUID_8000_0021_ECX];
         return r;
     default:
         return r;

@@ -9,7 +9,7 @@
  *
  * Features that say "not vulnerable" to speculation attacks (arch_capabilities, btc_no, srso_no, amd_ssb_no) and those that
  * make retpolines needless (spec_ctrl with IBRS_ALL, autoibrs) are true of code that is translated: see cpu_model.c. An
- * engine that runs guest code on the processor itself must take them from the host instead.
+ * engine that runs guest code on the processor itself takes them from the host instead: cpu_model_limit().
  */
 #ifndef RING3_CPU_CPUID_H
 #define RING3_CPU_CPUID_H
@@ -34,6 +34,7 @@ enum cpuid_word {
     CPUID_8000_0007_EDX,
     CPUID_8000_0008_EBX,
     CPUID_8000_0021_EAX,
+    CPUID_8000_0021_ECX,
     CPUID_KVM_EAX, /* 0x40000001 */
     CPUID_WORD_COUNT
 };
@@ -102,8 +103,12 @@ enum cpuid_word {
     X(VPCLMULQDQ, CPUID_7_ECX, 10, "vpclmulqdq")                                                                       \
     X(RDPID, CPUID_7_ECX, 22, "rdpid")                                                                                 \
     X(FSRM, CPUID_7_EDX, 4, "fsrm")                                                                                    \
+    X(MD_CLEAR, CPUID_7_EDX, 10, "md_clear")                                                                           \
     X(SPEC_CTRL, CPUID_7_EDX, 26, "spec_ctrl")                                                                         \
+    X(STIBP, CPUID_7_EDX, 27, "stibp")                                                                                 \
+    X(FLUSH_L1D, CPUID_7_EDX, 28, "flush_l1d")                                                                         \
     X(ARCH_CAPABILITIES, CPUID_7_EDX, 29, "arch_capabilities")                                                         \
+    X(SSBD, CPUID_7_EDX, 31, "ssbd")                                                                                   \
     X(XSAVEOPT, CPUID_D_1_EAX, 0, "xsaveopt")                                                                          \
     X(XSAVEC, CPUID_D_1_EAX, 1, "xsavec")                                                                              \
     X(XGETBV1, CPUID_D_1_EAX, 2, "xgetbv1")                                                                            \
@@ -124,12 +129,25 @@ enum cpuid_word {
     X(CONSTANT_TSC, CPUID_8000_0007_EDX, 8, "constant_tsc")                                                            \
     X(CLZERO, CPUID_8000_0008_EBX, 0, "clzero")                                                                        \
     X(WBNOINVD, CPUID_8000_0008_EBX, 9, "wbnoinvd")                                                                    \
+    X(AMD_IBPB, CPUID_8000_0008_EBX, 12, "ibpb")                                                                       \
+    X(AMD_IBRS, CPUID_8000_0008_EBX, 14, "ibrs")                                                                       \
+    X(AMD_STIBP, CPUID_8000_0008_EBX, 15, "amd_stibp")                                                                 \
+    X(AMD_STIBP_ALWAYS, CPUID_8000_0008_EBX, 17, "amd_stibp_always_on")                                                \
+    X(AMD_SSBD, CPUID_8000_0008_EBX, 24, "amd_ssbd")                                                                   \
+    X(VIRT_SSBD, CPUID_8000_0008_EBX, 25, "virt_ssbd")                                                                 \
     X(AMD_SSB_NO, CPUID_8000_0008_EBX, 26, "amd_ssb_no")                                                               \
+    X(AMD_PSFD, CPUID_8000_0008_EBX, 28, "amd_psfd")                                                                   \
     X(BTC_NO, CPUID_8000_0008_EBX, 29, "btc_no")                                                                       \
+    X(AMD_IBPB_RET, CPUID_8000_0008_EBX, 30, "ibpb_ret")                                                               \
     X(LFENCE_RDTSC, CPUID_8000_0021_EAX, 2, "lfence_rdtsc")                                                            \
+    X(VERW_CLEAR, CPUID_8000_0021_EAX, 5, "verw_clear")                                                                \
     X(NULL_SEL_CLR_BASE, CPUID_8000_0021_EAX, 6, "null_sel_clr_base")                                                  \
     X(AUTOIBRS, CPUID_8000_0021_EAX, 8, "autoibrs")                                                                    \
+    X(SBPB, CPUID_8000_0021_EAX, 27, "sbpb")                                                                           \
+    X(IBPB_BRTYPE, CPUID_8000_0021_EAX, 28, "ibpb_brtype")                                                             \
     X(SRSO_NO, CPUID_8000_0021_EAX, 29, "srso_no")                                                                     \
+    X(TSA_SQ_NO, CPUID_8000_0021_ECX, 1, "tsa_sq_no")                                                                  \
+    X(TSA_L1_NO, CPUID_8000_0021_ECX, 2, "tsa_l1_no")                                                                  \
     X(KVM_CLOCKSOURCE, CPUID_KVM_EAX, 0, "kvm_clocksource")                                                            \
     X(KVM_NOP_IO_DELAY, CPUID_KVM_EAX, 1, "kvm_nop_io_delay")                                                          \
     X(KVM_CLOCKSOURCE2, CPUID_KVM_EAX, 3, "kvm_clocksource2")                                                          \
@@ -162,6 +180,10 @@ struct cpu_model {
     uint64_t cr0_mask, cr4_mask, efer_mask;
     uint32_t rflags_mask;
     uint64_t xcr0_mask;   /* components XSETBV accepts */
+
+    uint32_t wanted[CPUID_WORD_COUNT]; /* features that `--cpu` asks for by name: not to be left out quietly */
+    uint64_t arch_capabilities;        /* IA32_ARCH_CAPABILITIES */
+    uint32_t tsc_khz;                  /* the TSC's frequency; see vcpu_tsc() */
 };
 
 static inline bool model_has(const struct cpu_model *model, enum cpu_feature feature)
@@ -175,6 +197,21 @@ static inline bool model_has(const struct cpu_model *model, enum cpu_feature fea
  * name for a misspelt one, or says which feature the host lacks. Options apply from left to right: turning a feature on
  * turns on what it needs, turning it off turns off what needs it. */
 struct cpu_model *cpu_model_create(const char *spec, struct error *err);
+/* What a processor that executes guest code itself has to offer, and calls itself. */
+struct cpu_offer {
+    const char *who;                 /* "/dev/kvm" */
+    uint32_t word[CPUID_WORD_COUNT]; /* features; those that need nothing of the processor included */
+    uint64_t arch_capabilities;
+    uint8_t maxphyaddr;
+    uint32_t tsc_khz;                /* the only frequency that it can give the TSC; 0: any */
+};
+
+/* Cuts a model down to an offer, before a vCPU is made with it: what is not offered goes, and what describes how the processor
+ * speculates becomes the offer's. False with a message that names a feature which `--cpu` asks for and is not offered. */
+bool cpu_model_limit(struct cpu_model *model, const struct cpu_offer *offer, struct error *err);
+/* Whether the processor on offer can take over a guest that has seen `model`; else a message that says what is missing. */
+bool cpu_model_fits(const struct cpu_model *model, const struct cpu_offer *offer, struct error *err);
+
 /* `--cpu help`: models and features, one a line, to `out`. */
 void cpu_model_help(FILE *out);
 

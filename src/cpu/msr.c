@@ -8,13 +8,13 @@
  * MSRs that control what ring3 does not have (caches, thermal throttling, speculation) exist only where software reads them
  * without asking CPUID first; there they read as a quiet machine and writes are forgotten.
  *
- * Time. The TSC is guest time in ns plus IA32_TSC_ADJUST, so writing one moves the other. The local APIC knows
+ * Time. The TSC is guest time in ticks plus IA32_TSC_ADJUST, so writing one moves the other. The local APIC knows
  * guest time only: IA32_TSC_DEADLINE is converted here, and again whenever the guest moves its TSC.
  *
  * Memory types (MTRRs, PAT) are stored and checked, and have no effect: host memory is write-back.
  *
  * Not there: performance counters of CPUID leaf 0xA (the P6 and K7 ones read as 0), last-branch records (read as 0), RAPL,
- * MPERF and APERF, VMX, SVM, SGX. IA32_SPEC_CTRL is stored and has no effect. IA32_BIOS_SIGN_ID always shows the revision that is "loaded".
+ * MPERF and APERF, VMX, SVM, SGX. IA32_SPEC_CTRL and its kin are stored and have no effect. IA32_BIOS_SIGN_ID always shows the revision that is "loaded".
  *
  * SDM vol. 4; vol. 3, 11.11 (MTRRs), 11.12 (PAT), 15.3 (machine check), 17.17 (TSC); APM vol. 2, 3.1.7 and appendix A.
  */
@@ -40,14 +40,13 @@
 #define HWCR_WRITABLE (1ull << 3 | 1ull << 4 | 1ull << 6 | 1ull << 8 | HWCR_MC_STATUS_WRITE)
 #define DE_CFG_LFENCE_SERIALIZE (1ull << 1)
 #define FEATURE_CONTROL_LOCK 1ull
-#define TSC_MHZ_RATIO (TSC_FREQUENCY_HZ / 100000000ull) /* of the 100 MHz bus clock */
-/* RDCL_NO, IBRS_ALL, SKIP_L1DFL_VMENTRY, SSB_NO, MDS_NO, PSCHANGE_MC_NO, TAA_NO, SBDR_SSDP_NO, FBSDP_NO, PSDP_NO, BHI_NO,
- * PBRSB_NO, GDS_NO, RFDS_NO, ITS_NO: see cpu_model.c */
-#define ARCH_CAPABILITIES                                                                                              \
-    (0x3ull | 1ull << 3 | 1ull << 4 | 1ull << 5 | 1ull << 6 | 1ull << 8 | 7ull << 13 | 1ull << 20 | 1ull << 24 |       \
-     1ull << 26 | 1ull << 27 | 1ull << 62)
-#define SPEC_CTRL_WRITABLE 3ull /* IBRS, STIBP */
+#define BUS_KHZ 100000u
+#define SPEC_CTRL_IBRS_STIBP 3ull
+#define SPEC_CTRL_SSBD (1ull << 2)
+#define SPEC_CTRL_PSFD (1ull << 7)
 #define PRED_CMD_IBPB 1ull
+#define PRED_CMD_SBPB (1ull << 7)
+#define FLUSH_CMD_L1D 1ull
 #define ANY_BITS UINT64_MAX
 
 struct msr_row;
@@ -103,6 +102,22 @@ static bool with_tsc_aux(const struct cpu_model *model)
     return model_has(model, CPU_RDTSCP) || model_has(model, CPU_RDPID);
 }
 
+static bool with_ssbd(const struct cpu_model *model)
+{
+    return model_has(model, CPU_SSBD) || model_has(model, CPU_AMD_SSBD);
+}
+
+static bool with_spec_ctrl(const struct cpu_model *model)
+{
+    return model_has(model, CPU_SPEC_CTRL) || model_has(model, CPU_STIBP) || model_has(model, CPU_AMD_IBRS) ||
+           model_has(model, CPU_AMD_STIBP) || model_has(model, CPU_AMD_PSFD) || with_ssbd(model);
+}
+
+static bool with_ibpb(const struct cpu_model *model)
+{
+    return model_has(model, CPU_SPEC_CTRL) || model_has(model, CPU_AMD_IBPB);
+}
+
 /* ---- plain registers ---- */
 static uint64_t *field_of(struct vcpu *v, const struct msr_row *row, uint32_t msr)
 {
@@ -151,9 +166,38 @@ static bool write_ignored(struct vcpu *v, const struct msr_row *row, uint32_t ms
     return true;
 }
 
-static bool write_pred_cmd(struct vcpu *v, const struct msr_row *row, uint32_t msr, uint64_t value)
+/* Commands: nothing is kept. */
+static bool write_command(struct vcpu *v, const struct msr_row *row, uint32_t msr, uint64_t value)
 {
     return !(value & ~row->bits);
+}
+
+static bool write_pred_cmd(struct vcpu *v, const struct msr_row *row, uint32_t msr, uint64_t value)
+{
+    return !(value & ~(PRED_CMD_IBPB | (cpu_has(v, CPU_SBPB) ? PRED_CMD_SBPB : 0)));
+}
+
+static bool write_spec_ctrl(struct vcpu *v, const struct msr_row *row, uint32_t msr, uint64_t value)
+{
+    uint64_t writable = SPEC_CTRL_IBRS_STIBP | (with_ssbd(v->model) ? SPEC_CTRL_SSBD : 0) |
+                        (cpu_has(v, CPU_AMD_PSFD) ? SPEC_CTRL_PSFD : 0);
+    if (value & ~writable)
+        return false;
+    v->msr.spec_ctrl = value;
+    return true;
+}
+
+static bool read_arch_capabilities(struct vcpu *v, const struct msr_row *row, uint32_t msr, uint64_t *value)
+{
+    *value = v->model->arch_capabilities;
+    return true;
+}
+
+/* The TSC's frequency as a multiple of the bus's. */
+static bool read_ratio(struct vcpu *v, const struct msr_row *row, uint32_t msr, uint64_t *value)
+{
+    *value = (uint64_t)((v->tsc_khz + BUS_KHZ / 2) / BUS_KHZ) << 8;
+    return true;
 }
 
 /* ---- the local APIC and time ---- */
@@ -167,21 +211,21 @@ static bool write_platform(struct vcpu *v, const struct msr_row *row, uint32_t m
     return v->platform.apic_msr_write != NULL && v->platform.apic_msr_write(v->platform.opaque, msr, value);
 }
 
-/* The APIC's deadline is guest time in ns, 0 when not armed; the guest's is its TSC then. */
+/* The APIC's deadline is guest time in ns, 0 when not armed; the guest's is its TSC then. Both counters go on from now. */
 static bool read_deadline(struct vcpu *v, const struct msr_row *row, uint32_t msr, uint64_t *value)
 {
     if (!read_platform(v, row, MSR_TSC_DEADLINE, value))
         return false;
     if (*value != 0)
-        *value += v->msr.tsc_adjust;
+        *value = vcpu_tsc_at(v, *value);
     return true;
 }
 
 static bool write_deadline(struct vcpu *v, const struct msr_row *row, uint32_t msr, uint64_t value)
 {
     if (value != 0) {
-        uint64_t now_ns = v->platform.now_ns(v->platform.opaque), tsc = now_ns + v->msr.tsc_adjust;
-        uint64_t wait_ns = value > tsc ? value - tsc : 0;
+        uint64_t now_ns = v->platform.now_ns(v->platform.opaque), tsc = vcpu_tsc_at(v, now_ns);
+        uint64_t wait_ns = value > tsc ? tsc_to_ns(v, value - tsc) : 0;
         value = wait_ns > UINT64_MAX - now_ns ? UINT64_MAX : now_ns + wait_ns;
         value += value == 0; /* at guest time 0: the next ns, since 0 disarms */
     }
@@ -385,14 +429,15 @@ static const struct msr_row rows[] = {
     MSR(0x3a, 1, "IA32_FEATURE_CONTROL", on_intel_64, NO_FEATURE, FIELD(msr.feature_control), FEATURE_CONTROL_LOCK,
         read_field, write_feature_control)
     CUSTOM(0x3b, 1, "IA32_TSC_ADJUST", on_any, CPU_TSC_ADJUST, msr.tsc_adjust, write_tsc_adjust)
-    PLAIN(0x48, "IA32_SPEC_CTRL", on_any, CPU_SPEC_CTRL, msr.spec_ctrl, SPEC_CTRL_WRITABLE)
-    MSR(0x49, 1, "IA32_PRED_CMD", on_any, CPU_SPEC_CTRL, 0, PRED_CMD_IBPB, NULL, write_pred_cmd)
+    CUSTOM(0x48, 1, "IA32_SPEC_CTRL", with_spec_ctrl, NO_FEATURE, msr.spec_ctrl, write_spec_ctrl)
+    MSR(0x49, 1, "IA32_PRED_CMD", with_ibpb, NO_FEATURE, 0, 0, NULL, write_pred_cmd)
     FORGETS(0x79, 1, "IA32_BIOS_UPDT_TRIG", on_intel_p6, NO_FEATURE, 0)
     CUSTOM(0x8b, 1, "IA32_BIOS_SIGN_ID", on_p6, NO_FEATURE, msr.bios_sign_id, write_ignored)
     FORGETS(0xc1, 2, "IA32_PMC", on_intel_p6, NO_FEATURE, 0)
-    CONSTANT(0xce, 1, "MSR_PLATFORM_INFO", on_intel_64, NO_FEATURE, TSC_MHZ_RATIO << 8)
+    MSR(0xce, 1, "MSR_PLATFORM_INFO", on_intel_64, NO_FEATURE, 0, 0, read_ratio, NULL)
     CONSTANT(0xfe, 1, "IA32_MTRRCAP", on_any, CPU_MTRR, MTRR_CAP)
-    CONSTANT(0x10a, 1, "IA32_ARCH_CAPABILITIES", on_any, CPU_ARCH_CAPABILITIES, ARCH_CAPABILITIES)
+    MSR(0x10a, 1, "IA32_ARCH_CAPABILITIES", on_any, CPU_ARCH_CAPABILITIES, 0, 0, read_arch_capabilities, NULL)
+    MSR(0x10b, 1, "IA32_FLUSH_CMD", on_any, CPU_FLUSH_L1D, 0, FLUSH_CMD_L1D, NULL, write_command)
     FORGETS(0x11e, 1, "MSR_BBL_CR_CTL3", on_intel_p6, NO_FEATURE, 0xbe702111) /* an L2 cache, enabled */
     MSR(0x174, 1, "IA32_SYSENTER_CS", on_any, CPU_SEP, FIELD(msr.sysenter_cs), UINT32_MAX, read_field, write_masked)
     CUSTOM(0x175, 1, "IA32_SYSENTER_ESP", on_any, CPU_SEP, msr.sysenter_esp, write_canonical)
@@ -401,8 +446,8 @@ static const struct msr_row rows[] = {
     PLAIN(0x17a, "IA32_MCG_STATUS", on_any, CPU_MCA, msr.mcg_status, 7)
     PLAIN(0x17b, "IA32_MCG_CTL", on_any, CPU_MCA, msr.mcg_ctl, ANY_BITS)
     FORGETS(0x186, 2, "IA32_PERFEVTSEL", on_intel_p6, NO_FEATURE, 0)
-    CONSTANT(0x198, 1, "IA32_PERF_STATUS", on_intel_64, NO_FEATURE, TSC_MHZ_RATIO << 8)
-    FORGETS(0x199, 1, "IA32_PERF_CTL", on_intel_64, NO_FEATURE, TSC_MHZ_RATIO << 8)
+    MSR(0x198, 1, "IA32_PERF_STATUS", on_intel_64, NO_FEATURE, 0, 0, read_ratio, NULL)
+    MSR(0x199, 1, "IA32_PERF_CTL", on_intel_64, NO_FEATURE, 0, 0, read_ratio, write_ignored)
     CUSTOM(0x1a0, 1, "IA32_MISC_ENABLE", on_intel_64, NO_FEATURE, msr.misc_enable, write_misc_enable)
     MSR(0x1d9, 1, "IA32_DEBUGCTL", on_p6, NO_FEATURE, FIELD(msr.debugctl), DEBUGCTL_LBR | DEBUGCTL_BTF, read_field,
         write_debugctl)
@@ -448,6 +493,7 @@ static const struct msr_row rows[] = {
     FORGETS(0xc0010055, 1, "INT_PENDING_MSG", on_amd, NO_FEATURE, 0)
     FORGETS(0xc0010058, 1, "MMIO_CFG_BASE", on_amd, NO_FEATURE, 0)
     FORGETS(0xc0010112, 2, "SMM_ADDR", on_amd, NO_FEATURE, 0) /* and SMM_MASK: no TSEG */
+    PLAIN(0xc001011f, "VIRT_SPEC_CTRL", on_any, CPU_VIRT_SSBD, msr.virt_spec_ctrl, SPEC_CTRL_SSBD)
     FORGETS(0xc0011020, 1, "LS_CFG", on_amd, NO_FEATURE, 0)
     FORGETS(0xc0011021, 1, "IC_CFG", on_amd, NO_FEATURE, 0)
     FORGETS(0xc0011022, 1, "DC_CFG", on_amd, NO_FEATURE, 0)

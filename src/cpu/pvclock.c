@@ -5,9 +5,10 @@
  *
  *     time = system_time + ((tsc - tsc_timestamp) << tsc_shift) * tsc_to_system_mul / 2^32
  *
- * The TSC runs at TSC_FREQUENCY_HZ = 1 GHz on the very clock that is guest time, so the scale is exactly 1 (2^31 /
- * 2^32, shifted left by one) and one record is right until the guest moves its TSC. That is also why the TSC is stable
- * (PVCLOCK_TSC_STABLE_BIT): all vCPUs compute the same time.
+ * The TSC runs at 1 GHz on the very clock that is guest time, so the scale is exactly 1 (2^31 / 2^32, shifted left by
+ * one) and one record is right until the guest moves its TSC. That is also why the TSC is stable
+ * (PVCLOCK_TSC_STABLE_BIT): all vCPUs compute the same time. An engine under which the host's processor counts the TSC
+ * may give it another frequency (model.tsc_khz); it stays as constant as the host's.
  *
  * Readers on other vCPUs look at `version`: odd means that the record is being written, changed means read again.
  * MSR_KVM_WALL_CLOCK is a command: each write makes one record of the wall clock at guest time 0, of the same protocol.
@@ -52,9 +53,22 @@ _Static_assert(sizeof(struct kvm_clock_pairing) == 64, "read by the guest");
 
 #define PVCLOCK_TSC_STABLE_BIT 1u
 
-_Static_assert(TSC_FREQUENCY_HZ == NS_PER_S, "the scale below is 1");
-#define TSC_TO_SYSTEM_MUL 0x80000000u
-#define TSC_SHIFT 1
+/* ns for each tick as a binary fraction, shifted so that its highest bit is set. */
+static void scale_fill(struct pvclock_vcpu_time_info *info, uint32_t tsc_khz)
+{
+    unsigned __int128 fraction = ((unsigned __int128)1000000 << 64) / tsc_khz; /* of 2^64 */
+    int shift = 32;
+    while (fraction >> 64 != 0) {
+        fraction >>= 1;
+        shift++;
+    }
+    while (!(fraction >> 63)) {
+        fraction <<= 1;
+        shift--;
+    }
+    info->tsc_to_system_mul = (uint32_t)(fraction >> 32);
+    info->tsc_shift = (int8_t)(shift - 32);
+}
 
 /* Writes a record that begins with its version, by the protocol. `record` holds a version field to be filled in. */
 static void record_write(struct vcpu *v, gpa_t gpa, void *record, uint64_t size)
@@ -78,12 +92,11 @@ void pvclock_update(struct vcpu *v)
         return;
     uint64_t now_ns = v->platform.now_ns(v->platform.opaque);
     struct pvclock_vcpu_time_info info = {
-        .tsc_timestamp = now_ns + v->msr.tsc_adjust,
+        .tsc_timestamp = vcpu_tsc_at(v, now_ns),
         .system_time = now_ns,
-        .tsc_to_system_mul = TSC_TO_SYSTEM_MUL,
-        .tsc_shift = TSC_SHIFT,
         .flags = cpu_has(v, CPU_KVM_CLOCK_STABLE) ? PVCLOCK_TSC_STABLE_BIT : 0,
     };
+    scale_fill(&info, v->tsc_khz);
     record_write(v, v->msr.kvm_system_time & ~PVCLOCK_ENABLE, &info, sizeof(info));
 }
 
@@ -104,7 +117,7 @@ bool pvclock_write_pairing(struct vcpu *v, gpa_t gpa)
     struct kvm_clock_pairing pairing = {
         .sec = (int64_t)(wall_ns / NS_PER_S),
         .nsec = (int64_t)(wall_ns % NS_PER_S),
-        .tsc = now_ns + v->msr.tsc_adjust,
+        .tsc = vcpu_tsc_at(v, now_ns),
     };
     return memory_write(v->memory, gpa, &pairing, sizeof(pairing));
 }

@@ -10,8 +10,10 @@
  *
  * SDM vol. 3, 9.1 (reset), 4.6 (access rights), 17.2.4 (debug registers).
  */
+#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "base/check.h"
 #include "cpu/cpuid.h"
@@ -37,6 +39,7 @@ struct vcpu *vcpu_create(struct memory *memory, const struct cpu_model *model, u
     v->apic_id = index;
     v->log = log;
     v->maxphyaddr = model->maxphyaddr;
+    v->tsc_khz = model->tsc_khz;
     v->a20_mask = ~0ull;
     v->translate_heat = TRANSLATE_HEAT_DEFAULT;
     v->tlb = &v->tlbs[TLB_KERNEL];
@@ -174,6 +177,9 @@ void vcpu_raise(struct vcpu *v, uint32_t pending)
     atomic_fetch_or(&v->pending, pending);
     __atomic_store_n(&v->instructions_stop, 0, __ATOMIC_SEQ_CST); /* second: see the engine's loop */
     __atomic_store_n(&v->poll, 0, __ATOMIC_SEQ_CST);
+    int waker = atomic_load(&v->waker);
+    if (unlikely(waker != 0))
+        tgkill(getpid(), waker, SIGURG);
 }
 
 bool vcpu_runnable(const struct vcpu *v)

@@ -195,7 +195,7 @@ struct vcpu_platform {
     void *opaque;
 };
 
-#define TSC_FREQUENCY_HZ 1000000000ull
+#define TSC_FREQUENCY_HZ 1000000000ull /* unless the model says otherwise */
 
 /* How often a block is executed by the interpreter before it is translated, unless somebody says otherwise. */
 #define TRANSLATE_HEAT_DEFAULT 16u
@@ -233,7 +233,7 @@ struct msr_state {
     uint64_t debugctl, mcg_status, mc_bank[4 * 8];
     uint64_t kvm_wall_clock, kvm_system_time;
     uint64_t bios_sign_id, spec_ctrl, xss, feature_control, mcg_ctl;
-    uint64_t syscfg, hwcr, top_mem[2]; /* AMD */
+    uint64_t syscfg, hwcr, top_mem[2], virt_spec_ctrl; /* AMD */
 };
 
 /* What translated code keeps in memory; engine/translate/ alone uses it. Addressed relative to a register that points into
@@ -279,6 +279,7 @@ struct vcpu {
     bool rsp_restore_armed;       /* an instruction that moved RSP may still fault: the engine puts back ... */
     uint64_t rsp_restore;         /* ... this */
     _Atomic uint32_t pending;
+    _Atomic int waker;       /* thread to be interrupted by SIGURG when something is raised; 0: none. See vcpu_raise() */
     uintptr_t poll;               /* translated code reads what this points to; 0, set by vcpu_raise(), stops it there */
     struct vcpu_translated translated;
 
@@ -325,6 +326,8 @@ struct vcpu {
     uint64_t a20_mask;            /* ANDed to every physical address */
     uint64_t memory_generation;   /* of the memory map that the TLBs were filled from */
     uint8_t maxphyaddr;
+    uint32_t tsc_khz;             /* the model's */
+    uint64_t tsc_drift;           /* added to the TSC: what it has gained on guest time while the host's processor counted it */
     bool instructions_partial;    /* the engine does not count translated instructions in `instructions` */
     unsigned translate_heat;      /* translate: executions of a block before it is translated; 0: at once */
     unsigned shadow_policy;       /* enum shadow_policy, before attach() */
@@ -362,7 +365,9 @@ void vcpu_reset(struct vcpu *v, bool init);
 /* Recomputes all derived state. */
 void vcpu_mode_changed(struct vcpu *v);
 
-/* Any thread: sets PENDING_* bits and makes the vCPU look soon. Waking a halted vCPU's thread is the machine's task. */
+/* Any thread, signal handlers too: sets PENDING_* bits and makes the vCPU look soon. Waking a halted vCPU's thread is the
+ * machine's task. An engine whose thread executes guest code in the host's kernel names that thread in `waker` meanwhile
+ * (first `waker`, then a look at `pending`); there SIGURG is blocked but for that time. */
 void vcpu_raise(struct vcpu *v, uint32_t pending);
 
 /* Whether the engine has something to do: running, or something is pending that wakes the processor. Any thread. */
@@ -412,10 +417,29 @@ static inline bool gva_canonical(gva_t gva)
     return (uint64_t)((int64_t)(gva << 16) >> 16) == gva;
 }
 
-/* The TSC as RDTSC reads it. */
+/* Guest time in ticks of the TSC, and back. */
+static inline uint64_t tsc_from_ns(const struct vcpu *v, uint64_t ns)
+{
+    return v->tsc_khz == TSC_FREQUENCY_HZ / 1000 ? ns : (uint64_t)((unsigned __int128)ns * v->tsc_khz / 1000000);
+}
+
+static inline uint64_t tsc_to_ns(const struct vcpu *v, uint64_t ticks)
+{
+    if (v->tsc_khz == TSC_FREQUENCY_HZ / 1000)
+        return ticks;
+    unsigned __int128 ns = ((unsigned __int128)ticks * 1000000 + v->tsc_khz - 1) / v->tsc_khz;
+    return ns > UINT64_MAX ? UINT64_MAX : (uint64_t)ns;
+}
+
+/* The TSC as RDTSC reads it, and as it read or will read at guest time `ns`. */
+static inline uint64_t vcpu_tsc_at(const struct vcpu *v, uint64_t ns)
+{
+    return tsc_from_ns(v, ns) + v->msr.tsc_adjust + v->tsc_drift;
+}
+
 static inline uint64_t vcpu_tsc(const struct vcpu *v)
 {
-    return v->platform.now_ns(v->platform.opaque) + v->msr.tsc_adjust;
+    return vcpu_tsc_at(v, v->platform.now_ns(v->platform.opaque));
 }
 
 #endif

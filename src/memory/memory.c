@@ -14,6 +14,7 @@
 
 #define MAX_PORT_RANGES 254
 #define MAX_RANGES 64
+#define MEMORY_END (1ull << 52) /* of guest-physical space, as far as processors reach */
 
 struct port_range {
     const struct io_ops *ops;
@@ -217,6 +218,45 @@ struct page_backing memory_page(struct memory *memory, gpa_t gpa)
         return (struct page_backing){.kind = PAGE_NONE};
     return (struct page_backing){
         .kind = PAGE_RAM, .hva = memory->ram + offset, .flags = memory->page_flags + (offset >> PAGE_SHIFT)};
+}
+
+/* The next address behind `gpa` at which something may begin or end; MEMORY_END if there is none. */
+static gpa_t next_boundary(const struct memory *memory, gpa_t gpa)
+{
+    uint64_t low = memory->ram_size < MEMORY_LOW_MAX ? memory->ram_size : MEMORY_LOW_MAX;
+    const gpa_t ram[] = {0, low, MEMORY_HIGH_BASE, MEMORY_HIGH_BASE + memory->ram_size - low};
+    gpa_t next = MEMORY_END;
+    for (unsigned i = 0; i < ARRAY_LEN(ram); i++)
+        if (ram[i] > gpa && ram[i] < next)
+            next = ram[i];
+    for (unsigned i = 0; i < memory->range_count; i++) {
+        gpa_t base = memory->ranges[i].base, end = base + memory->ranges[i].size; /* which may be 2^64, 0 */
+        if (base > gpa && base < next)
+            next = base;
+        if (end > gpa && end < next)
+            next = end;
+    }
+    return next;
+}
+
+bool memory_next_piece(struct memory *memory, gpa_t from, struct memory_piece *piece)
+{
+    for (gpa_t gpa = from & ~PAGE_OFFSET_MASK, end; gpa < MEMORY_END; gpa = end) {
+        struct page_backing page = memory_page(memory, gpa);
+        end = next_boundary(memory, gpa);
+        if (page.kind != PAGE_RAM && page.kind != PAGE_ROM)
+            continue;
+        *piece = (struct memory_piece){.base = gpa, .size = end - gpa, .kind = page.kind, .hva = page.hva};
+        while (end < MEMORY_END) { /* what lies behind may go on where this ends */
+            page = memory_page(memory, end);
+            if (page.kind != piece->kind || page.hva != piece->hva + piece->size)
+                break;
+            end = next_boundary(memory, end);
+            piece->size = end - piece->base;
+        }
+        return true;
+    }
+    return false;
 }
 
 uint8_t *memory_ram(struct memory *memory, gpa_t gpa, uint64_t size)

@@ -85,6 +85,16 @@ struct page_backing memory_page(struct memory *memory, gpa_t gpa);
 /* The enum page_flag bits of all RAM, a byte for each page of the memfd. */
 const uint8_t *memory_page_flags(const struct memory *memory);
 
+/* The first piece of RAM or ROM that ends behind `from`, begun at `from` where that lies in it: contiguous for the guest and
+ * on the host. False if there is none. For whoever maps guest memory as a whole. */
+struct memory_piece {
+    gpa_t base;
+    uint64_t size;
+    enum page_kind kind; /* PAGE_RAM or PAGE_ROM */
+    uint8_t *hva;
+};
+bool memory_next_piece(struct memory *memory, gpa_t from, struct memory_piece *piece);
+
 /* Host pointer to `size` bytes of RAM at `gpa`, or NULL unless they are all RAM and contiguous on the host. Writing
  * through it bypasses the watcher: for loaders before the machine runs, and for reading. */
 uint8_t *memory_ram(struct memory *memory, gpa_t gpa, uint64_t size);

@@ -152,6 +152,7 @@ static inline int bench_setup(void **state)
     b->model.signature = 0x600;
     b->model.family = 6;
     b->model.maxphyaddr = 40;
+    b->model.tsc_khz = TSC_FREQUENCY_HZ / 1000;
     b->model.has_cpuid = true;
     b->model.rflags_mask = 0x3f7fd5;
     memcpy(b->model.vendor, "GenuineIntel", 13);

@@ -84,6 +84,7 @@ static inline void system_model(struct system *s, const char *spec)
     s->bench.model = *model;
     free(model);
     s->bench.v->maxphyaddr = s->bench.model.maxphyaddr;
+    s->bench.v->tsc_khz = s->bench.model.tsc_khz;
     vcpu_reset(s->bench.v, false);
     s->bench.v->gdtr = (struct table_register){.base = GDT_AT, .limit = GDT_ENTRIES * 8 - 1};
 }

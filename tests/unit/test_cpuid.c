@@ -304,12 +304,105 @@ static void test_isa_sets(void **state)
     }
 }
 
+static void offer_put(struct cpu_offer *offer, unsigned feature, bool on)
+{
+    uint32_t bit = 1u << (feature % 32);
+    offer->word[feature / 32] = on ? offer->word[feature / 32] | bit : offer->word[feature / 32] & ~bit;
+}
+
+static struct cpu_model *limited(const char *spec, const struct cpu_offer *offer, struct error *err)
+{
+    struct cpu_model *model = cpu_model_create(spec, err);
+    if (model == NULL)
+        fail_msg("%s: %s", spec, err->message);
+    if (cpu_model_limit(model, offer, err)) {
+        struct error why;
+        if (!cpu_model_fits(model, offer, &why))
+            fail_msg("%s does not fit what it was cut down to: %s", spec, why.message);
+        return model;
+    }
+    free(model);
+    return NULL;
+}
+
+/* A processor that executes guests itself: what it lacks goes, or is an error if it was asked for by name; how it speculates
+ * is its own affair. */
+static void test_offer(void **state)
+{
+    struct error err = {0};
+    struct cpu_offer offer = {.who = "the host", .maxphyaddr = 39, .arch_capabilities = 1};
+    memset(offer.word, 0xff, sizeof offer.word);
+    offer_put(&offer, CPU_PCID, false);
+    offer_put(&offer, CPU_SRSO_NO, false);
+    offer_put(&offer, CPU_RDTSCP, false);
+    struct cpu_model *model = limited("max", &offer, &err);
+    assert_non_null(model);
+    assert_false(model_has(model, CPU_PCID));
+    assert_false(model->cr4_mask & CR4_PCIDE);
+    assert_false(model_has(model, CPU_RDTSCP));
+    assert_false(model_has(model, CPU_SRSO_NO));
+    assert_true(model_has(model, CPU_AMD_SSBD)); /* nobody asked for it: the guest must know the processor that runs it */
+    assert_int_equal(model->arch_capabilities, 1);
+    assert_in_range(model->maxphyaddr, 36, 39);
+    assert_int_equal(model->tsc_khz, 1000000);
+    free(model);
+
+    assert_null(limited("x86-64-v2", &offer, &err));
+    assert_non_null(strstr(err.message, "pcid"));
+    assert_null(limited("max,+pcid", &offer, &err));
+    assert_non_null(strstr(err.message, "-pcid"));
+    model = limited("x86-64-v2,-pcid,-rdtscp", &offer, &err);
+    assert_non_null(model);
+    free(model);
+    model = limited("pentium3", &offer, &err); /* too old to tell anything of the kind */
+    assert_false(model_has(model, CPU_SPEC_CTRL));
+    assert_int_equal(model->word[CPUID_7_EDX], 0);
+    free(model);
+
+    /* a guest that runs already */
+    model = cpu_model_create("x86-64-v1,-rdtscp", &err);
+    assert_false(cpu_model_fits(model, &offer, &err)); /* it has been told that it is not affected by MDS ... */
+    assert_non_null(strstr(err.message, "not affected"));
+    free(model);
+    model = cpu_model_create("x86-64-v1,-rdtscp,-arch_capabilities,-spec_ctrl", &err);
+    assert_false(cpu_model_fits(model, &offer, &err));
+    assert_non_null(strstr(err.message, "physical address bits"));
+    offer.maxphyaddr = 40;
+    assert_true(cpu_model_fits(model, &offer, &err));
+    offer.tsc_khz = 2445432;
+    assert_false(cpu_model_fits(model, &offer, &err));
+    assert_non_null(strstr(err.message, "2445432"));
+    assert_true(cpu_model_limit(model, &offer, &err));
+    assert_int_equal(model->tsc_khz, 2445432);
+    assert_true(cpu_model_fits(model, &offer, &err));
+    offer_put(&offer, CPU_SYSCALL, false);
+    assert_false(cpu_model_fits(model, &offer, &err));
+    assert_non_null(strstr(err.message, "syscall"));
+    free(model);
+}
+
+/* The leaves that tell the TSC's frequency agree. */
+static void test_tsc_leaves(void **state)
+{
+    struct bench *b = *state;
+    assert_int_equal(query(b, 0x15, 0).eax, 1);
+    assert_int_equal(query(b, 0x15, 0).ebx, 1);
+    b->model.tsc_khz = 2445432;
+    struct cpuid_result r = query(b, 0x15, 0);
+    assert_int_equal((uint64_t)r.ecx * r.ebx / r.eax, 2445432000);
+    assert_int_equal(r.ecx, 1000000000); /* what the local APIC's timer counts */
+    assert_int_equal(query(b, 0x16, 0).eax, 2445);
+    assert_int_equal(query(b, 0x40000010, 0).eax, 2445432);
+    assert_int_equal(query(b, 0x40000010, 0).ebx, 1000000);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_specs),   cmocka_unit_test(test_dependencies), SYSTEM_TEST(test_max),
         SYSTEM_TEST(test_dynamic_bits), SYSTEM_TEST(test_xsave_leaf),        SYSTEM_TEST(test_topology),
         SYSTEM_TEST(test_limits),       SYSTEM_TEST(test_instruction),       cmocka_unit_test(test_isa_sets),
+        cmocka_unit_test(test_offer),   SYSTEM_TEST(test_tsc_leaves),
     };
     return cmocka_run_group_tests_name("cpuid", tests, NULL, NULL);
 }

@@ -189,12 +189,52 @@ static void test_full(void **state)
     memory_destroy(memory);
 }
 
+static void piece_is(struct memory *memory, gpa_t from, gpa_t base, uint64_t size, enum page_kind kind, uint8_t *hva)
+{
+    struct memory_piece piece;
+    assert_true(memory_next_piece(memory, from, &piece));
+    assert_int_equal(piece.base, base);
+    assert_int_equal(piece.size, size);
+    assert_int_equal(piece.kind, kind);
+    assert_ptr_equal(piece.hva, hva);
+}
+
+/* RAM and ROM in pieces: devices hide what is below, ROM is a piece of its own, neighbours on both sides are one. */
+static void test_pieces(void **state)
+{
+    struct memory *memory = make(4 * GiB);
+    struct probe dev = {0};
+    struct memory_piece piece;
+    uint8_t *ram = memory_ram_base(memory);
+    static uint8_t rom[2 * PAGE_SIZE] __attribute__((aligned(4096)));
+    piece_is(memory, 0, 0, 3 * GiB, PAGE_RAM, ram);
+    piece_is(memory, 0x1800, 0x1000, 3 * GiB - 0x1000, PAGE_RAM, ram + 0x1000);
+    piece_is(memory, 3 * GiB, 4 * GiB, GiB, PAGE_RAM, ram + 3 * GiB);
+    assert_false(memory_next_piece(memory, 5 * GiB, &piece));
+    assert_true(memory_map_mmio(memory, 0xa0000, 0x20000, &probe_ops, &dev, NULL));
+    assert_true(memory_map_rom(memory, 0xf0000, sizeof rom, rom, NULL));
+    assert_true(memory_map_mmio(memory, 0xf1000, 0x1000, &probe_ops, &dev, NULL));
+    assert_true(memory_map_mmio(memory, 0xffffffffffff0000, 0x10000, &probe_ops, &dev, NULL));
+    piece_is(memory, 0, 0, 0xa0000, PAGE_RAM, ram);
+    piece_is(memory, 0xa0000, 0xc0000, 0x30000, PAGE_RAM, ram + 0xc0000);
+    piece_is(memory, 0xf0000, 0xf0000, 0x1000, PAGE_ROM, rom);
+    piece_is(memory, 0xf1000, 0xf2000, 3 * GiB - 0xf2000, PAGE_RAM, ram + 0xf2000);
+    memory_unmap(memory, 0xf1000);
+    piece_is(memory, 0xf0000, 0xf0000, 0x2000, PAGE_ROM, rom);
+    /* together they are everything that memory_page() calls RAM or ROM */
+    uint64_t pages = 0;
+    for (gpa_t from = 0; memory_next_piece(memory, from, &piece); from = piece.base + piece.size)
+        pages += piece.size >> PAGE_SHIFT;
+    assert_int_equal(pages, (4 * GiB - 0x20000) >> PAGE_SHIFT);
+    memory_destroy(memory);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_sizes), cmocka_unit_test(test_slots), cmocka_unit_test(test_ports),
         cmocka_unit_test(test_mmio),  cmocka_unit_test(test_rom),   cmocka_unit_test(test_watch),
-        cmocka_unit_test(test_full),
+        cmocka_unit_test(test_full),  cmocka_unit_test(test_pieces),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -206,6 +206,58 @@ static void test_tsc(void **state)
     assert_int_equal(get(b, 0x10), 1300);
 }
 
+/* A TSC that the host's processor counts at its own frequency: everything that is told in its terms follows. */
+static void test_tsc_frequency(void **state)
+{
+    struct bench *b = *state;
+    struct system *s = *state;
+    b->model.tsc_khz = b->v->tsc_khz = 2445432;
+    s->now_ns = 1000000000;
+    b->v->tsc_drift = 7;
+    assert_int_equal(get(b, 0x10), 2445432007);
+    kept(b, 0x10, 5000000000);
+    assert_int_equal(get(b, 0x3b), 5000000000 - 2445432007);
+    assert_int_equal(wrmsr(b, 0x6e0, 5000000000 + 2445432), NO_FAULT); /* a millisecond from now */
+    assert_in_range(s->deadline, 1001000000, 1001000001);
+    assert_in_range(get(b, 0x6e0), 5000000000 + 2445432 - 3, 5000000000 + 2445432 + 3);
+    assert_int_equal(wrmsr(b, 0x6e0, ~0ull), NO_FAULT);
+    assert_true(s->deadline > 1ull << 62);
+    assert_int_equal(get(b, 0xce) >> 8 & 0xff, 24);
+
+    kept(b, 0x4b564d01, PVCLOCK_AT | 1);
+    uint64_t then = get64(b, PVCLOCK_AT + 8);
+    int shift = (int8_t)b->ram[PVCLOCK_AT + 28];
+    assert_int_equal(then, 5000000000);
+    for (uint64_t ms = 1; ms < 100000000; ms *= 7) { /* to 27 hours: within 1 in 10^9 */
+        uint64_t ticks = 2445432 * ms, scaled = shift >= 0 ? ticks << shift : ticks >> -shift;
+        uint64_t ns = (uint64_t)((unsigned __int128)scaled * get32(b, PVCLOCK_AT + 24) >> 32);
+        assert_in_range(ns, ms * 1000000 - ms / 100 - 2, ms * 1000000 + ms / 100 + 2);
+    }
+}
+
+/* What steers speculation is stored where a model has it, and is #GP where it has not. */
+static void test_speculation(void **state)
+{
+    struct bench *b = *state;
+    struct system *s = *state;
+    refused(b, 0x48, 4);
+    assert_int_equal(wrmsr(b, 0x49, 0x80), VECTOR_GP);
+    assert_int_equal(wrmsr(b, 0x10b, 1), VECTOR_GP);
+    assert_int_equal(get(b, 0x10a), b->model.arch_capabilities);
+    system_model(s, "x86-64-v1,-spec_ctrl,-arch_capabilities");
+    assert_int_equal(wrmsr(b, 0x48, 0), VECTOR_GP);
+    assert_int_equal(wrmsr(b, 0x49, 1), VECTOR_GP);
+    system_model(s, "x86-64-v1,-spec_ctrl,+ibrs,+ibpb,+amd_ssbd,+sbpb,+amd_psfd,+virt_ssbd,+flush_l1d");
+    kept(b, 0x48, 0x87);
+    refused(b, 0x48, 0x8);
+    assert_int_equal(wrmsr(b, 0x49, 0x81), NO_FAULT);
+    assert_int_equal(wrmsr(b, 0x49, 2), VECTOR_GP);
+    assert_int_equal(wrmsr(b, 0x10b, 1), NO_FAULT);
+    assert_int_equal(wrmsr(b, 0x10b, 2), VECTOR_GP);
+    kept(b, 0xc001011f, 4);
+    refused(b, 0xc001011f, 1);
+}
+
 static void test_intel(void **state)
 {
     struct bench *b = *state;
@@ -276,6 +328,7 @@ int main(void)
         SYSTEM_TEST(test_round_trips), SYSTEM_TEST(test_unknown),       SYSTEM_TEST(test_efer),
         SYSTEM_TEST(test_mtrrs),       SYSTEM_TEST(test_machine_check), SYSTEM_TEST(test_amd),
         SYSTEM_TEST(test_tsc),         SYSTEM_TEST(test_intel),         SYSTEM_TEST(test_pvclock),
+        SYSTEM_TEST(test_tsc_frequency), SYSTEM_TEST(test_speculation),
     };
     return cmocka_run_group_tests_name("msr", tests, NULL, NULL);
 }
