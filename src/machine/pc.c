@@ -75,6 +75,8 @@ enum {
 #define IOAPIC_BASE 0xfec00000u
 #define PIIX_SLOT 1u
 #define PIIX3_PIRQ_ROUTE 0x60u
+#define VIDEO_BASE 0xa0000u /* where a display adapter's memory would be seen */
+#define VIDEO_SIZE 0x20000u
 #define PCI_HOLE_BASE 0xc0000000u
 #define PCI_HOLE_END 0xfec00000u
 #define RCR_FULL_RESET 0x06u
@@ -450,6 +452,9 @@ static bool create_bridges(struct pc *pc, struct error *err)
     return pc->pm != NULL;
 }
 
+/* The chipset sends accesses there to PCI, never to RAM; without an adapter nobody answers. */
+static const struct io_ops video_ops = {.name = "video memory"};
+
 static bool map_ports(struct pc *pc, struct error *err)
 {
     const struct {
@@ -479,6 +484,8 @@ static bool map_ports(struct pc *pc, struct error *err)
     for (unsigned i = 0; i < ARRAY_LEN(map); i++)
         if (!memory_map_ports(pc->config.memory, map[i].port, map[i].count, map[i].ops, map[i].dev, err))
             return false;
+    if (!memory_map_mmio(pc->config.memory, VIDEO_BASE, VIDEO_SIZE, &video_ops, NULL, err))
+        return false;
     return memory_map_mmio(pc->config.memory, IOAPIC_BASE, IOAPIC_SIZE, &ioapic_mmio_ops, pc->ioapic, err);
 }
 
