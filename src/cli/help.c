@@ -14,6 +14,8 @@ static const char overview[] = "ring3 runs whole, unmodified x86 PC operating sy
                                "Usage:\n"
                                "  ring3 run [options]      boot a guest and stay with it until it ends\n"
                                "  ring3 engines            the ways to execute guest code, and which work here\n"
+                               "  ring3 monitor PATH       the console of a running machine's monitor\n"
+                               "  ring3 top PATH           what a running machine does, each second\n"
                                "  ring3 help [command]     this text, or all about one command\n"
                                "  ring3 --version\n"
                                "\n";
@@ -50,6 +52,7 @@ static const char keys[] = "Keys while the serial port is on a terminal (all oth
                            "  Ctrl-A h                 list these keys\n"
                            "  Ctrl-A x                 quit\n"
                            "  Ctrl-A b                 send a break\n"
+                           "  Ctrl-A c                 turn to the monitor, and back\n"
                            "  Ctrl-A t                 time stamps on each line, on or off\n"
                            "  Ctrl-A Ctrl-A            send Ctrl-A\n"
                            "\n";
@@ -90,15 +93,39 @@ static void help_engines(void)
           stdout);
 }
 
+static void help_monitor(void)
+{
+    fputs("Usage: ring3 monitor PATH|PID [COMMAND...]\n\n"
+          "Talks to a machine that was started with `ring3 run --monitor unix:PATH`. With COMMAND it\n"
+          "prints the answer; else it is a console, with history and completion on a terminal.\n"
+          "`help` in it lists the commands.\n\n"
+          "  ring3 run --monitor unix:/tmp/mon --kernel ...\n"
+          "  ring3 monitor /tmp/mon info registers\n"
+          "  ring3 monitor /tmp/mon x/10i '$pc'\n"
+          "  ring3 monitor /tmp/mon engine interpret\n",
+          stdout);
+}
+
+static void help_top(void)
+{
+    fputs("Usage: ring3 top [-b] [-n SCREENS] [-d SECONDS] PATH|PID\n\n"
+          "Shows what a machine does that was started with `ring3 run --monitor unix:PATH`: exits by\n"
+          "reason and mode, interrupts, translation, shadow page tables, as rates. q quits.\n\n"
+          "  -b          plain text, one screen behind the other; also when not on a terminal\n"
+          "  -n SCREENS  how many; without, no end\n"
+          "  -d SECONDS  between two (1)\n",
+          stdout);
+}
+
 static void help_help(void)
 {
-    fputs("Usage: ring3 help [run|engines]\n", stdout);
+    fputs("Usage: ring3 help [run|engines|monitor|top]\n", stdout);
 }
 
 int command_help(int argc, char **argv)
 {
-    static const char *const names[] = {"run", "engines", "help"};
-    static void (*const pages[])(void) = {help_run, help_engines, help_help};
+    static const char *const names[] = {"run", "engines", "monitor", "top", "help"};
+    static void (*const pages[])(void) = {help_run, help_engines, help_monitor, help_top, help_help};
     if (argc == 0) {
         help_overview();
         return STATUS_OK;

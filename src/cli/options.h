@@ -13,7 +13,7 @@ enum stat_form { STAT_NONE, STAT_TEXT, STAT_JSON };
 
 /* Strings point into argv. */
 struct run_options {
-    const char *engine, *kernel, *initrd, *append, *cpu, *serial, *debugcon, *trace, *symbols;
+    const char *engine, *kernel, *initrd, *append, *cpu, *serial, *debugcon, *monitor, *trace, *symbols;
     uint64_t ram_size;   /* bytes */
     uint64_t timeout_ns; /* 0: none */
     uint64_t trace_size; /* bytes, at most */

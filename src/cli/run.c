@@ -27,6 +27,7 @@
 #include "host/chardev_create.h"
 #include "host/clock.h"
 #include "host/loop.h"
+#include "monitor/monitor.h"
 
 #define SAMPLE_NS 1000000u /* how often it is noted where the guest is */
 
@@ -36,6 +37,8 @@ struct run {
     struct log log;
     struct loop *loop;
     struct chardev *serial, *debugcon;
+    struct monitor *monitor;
+    struct chardev_listener *monitor_listener;
     struct stats *stats;
     FILE *stat_file;
     struct trace *trace;
@@ -162,6 +165,26 @@ static bool run_create_counters(struct run *run, struct error *err)
     return true;
 }
 
+/* A console of the monitor on the other side of the serial port's terminal, and where --monitor says. */
+static bool run_create_monitor(struct run *run, struct error *err)
+{
+    const struct monitor_config config = {
+        .vm = run->vm, .loop = run->loop, .log = &run->log, .version = "ring3 " RING3_VERSION};
+    const struct run_options *o = &run->options;
+    run->monitor = monitor_create(&config);
+    struct chardev *second = chardev_second(run->serial);
+    if (second != NULL)
+        monitor_attach(run->monitor, second, true, false);
+    if (strcmp(o->monitor, "none") == 0)
+        return true;
+    if (strcmp(o->monitor, "stdio") == 0 && strcmp(o->serial, "stdio") == 0)
+        return error_set(err, "--monitor: the serial port has the terminal: give it another place with --serial, or press Ctrl-A c");
+    struct chardev_env env = {.loop = run->loop, .label = "monitor", .quit = run_quit, .announce = run_announce,
+                              .warn = run_warn, .opaque = run};
+    return chardev_create_each(o->monitor, &env, monitor_accept, run->monitor, &run->monitor_listener, err) ||
+           error_prefix(err, "--monitor");
+}
+
 static bool run_create(struct run *run, struct error *err)
 {
     const struct run_options *o = &run->options;
@@ -206,13 +229,15 @@ static bool run_create(struct run *run, struct error *err)
         .log = &run->log,
     };
     run->vm = vm_create(&config, err);
-    return run->vm != NULL;
+    return run->vm != NULL && run_create_monitor(run, err);
 }
 
 /* Everything that lives on the host goes back; what the guest still had to say is flushed. */
 static bool run_destroy(struct run *run, struct error *err)
 {
     bool ok = true;
+    chardev_listener_destroy(run->monitor_listener);
+    monitor_destroy(run->monitor);
     vm_destroy(run->vm);
     chardev_destroy(run->serial);
     chardev_destroy(run->debugcon);

@@ -422,3 +422,16 @@ void i8259_reset(struct i8259 *pic)
     }
     update(pic);
 }
+
+void i8259_describe(const struct i8259 *pic, FILE *out)
+{
+    static const char *const names[] = {[MASTER] = "master", [SLAVE] = "slave"};
+    for (unsigned which = MASTER; which <= SLAVE; which++) {
+        const struct chip *chip = &pic->regs.chip[which];
+        fprintf(out, "%-6s irr=%02x imr=%02x isr=%02x elcr=%02x lines=%02x vectors=%02x-%02x highest=%u int=%d%s%s%s%s\n",
+                names[which], chip_irr(&pic->regs, which), chip->imr, chip->isr, chip->elcr, chip->lines, chip->icw2 & 0xf8,
+                chip->icw2 | 7, (chip->lowest + 1) & 7, chip_int(&pic->regs, which), chip->icw4 & ICW4_AEOI ? " auto-eoi" : "",
+                chip->icw4 & ICW4_SFNM ? " fully-nested" : "", chip->special_mask ? " special-mask" : "",
+                chip->step != ICW_DONE ? " being-initialised" : "");
+    }
+}

@@ -6,6 +6,7 @@
 
 #include <stdbool.h>
 #include <stdint.h>
+#include <stdio.h>
 
 #include "base/irq.h"
 #include "memory/memory.h"
@@ -28,6 +29,9 @@ bool i8259_pending(const struct i8259 *pic);
 
 /* The processor's interrupt acknowledge cycle: returns the vector. With no request it is the spurious one of IR7. */
 uint8_t i8259_ack(struct i8259 *pic);
+
+/* The registers of both chips, for people. */
+void i8259_describe(const struct i8259 *pic, FILE *out);
 
 /* All three take the struct i8259: 20h-21h, a0h-a1h, and ELCR 4d0h-4d1h. */
 extern const struct io_ops i8259_master_ops;

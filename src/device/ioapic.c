@@ -238,3 +238,17 @@ void ioapic_destroy(struct ioapic *ioapic)
     apic_bus_set_eoi_listener(ioapic->bus, NULL, NULL);
     free(ioapic);
 }
+
+void ioapic_describe(const struct ioapic *ioapic, FILE *out)
+{
+    static const char *const delivery[8] = {"fixed", "lowest", "smi", "reserved", "nmi", "init", "reserved", "extint"};
+    fprintf(out, "id=%u select=%02x\n", ioapic->state.id, ioapic->state.select);
+    for (unsigned n = 0; n < IOAPIC_PINS; n++) {
+        uint64_t entry = ioapic->state.redirection[n];
+        fprintf(out, "pin %-2u %016llx vector=%02x %-8s %-8s dest=%02x %s%s%s%s%s\n", n, (unsigned long long)entry,
+                (unsigned)(entry & RTE_VECTOR), delivery[entry_delivery(entry)], entry & RTE_LOGICAL ? "logical" : "physical",
+                (unsigned)(entry >> RTE_DEST_SHIFT), entry & RTE_LEVEL ? "level" : "edge",
+                entry & RTE_POLARITY ? " low" : "", entry & RTE_REMOTE_IRR ? " remote-irr" : "",
+                entry & RTE_MASKED ? " masked" : "", pin_asserted(ioapic, n) ? " asserted" : "");
+    }
+}

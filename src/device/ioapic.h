@@ -5,6 +5,8 @@
 #ifndef RING3_DEVICE_IOAPIC_H
 #define RING3_DEVICE_IOAPIC_H
 
+#include <stdio.h>
+
 #include "device/apic_bus.h"
 #include "memory/memory.h"
 
@@ -23,6 +25,9 @@ void ioapic_reset(struct ioapic *ioapic);
 /* Pin `n` is asserted or not, whatever voltage that is; has the signature of irq_line.set. Pins that do not exist
  * swallow it. */
 void ioapic_set_irq(void *opaque, unsigned n, bool level);
+
+/* Each pin, for people. */
+void ioapic_describe(const struct ioapic *ioapic, FILE *out);
 
 extern const struct io_ops ioapic_mmio_ops; /* IOAPIC_SIZE bytes */
 

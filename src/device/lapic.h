@@ -23,6 +23,8 @@
 #ifndef RING3_DEVICE_LAPIC_H
 #define RING3_DEVICE_LAPIC_H
 
+#include <stdio.h>
+
 #include "base/timer.h"
 #include "base/types.h"
 #include "device/apic_bus.h"
@@ -117,6 +119,9 @@ void lapic_raise(struct lapic *lapic, enum lapic_event event);
 
 /* MSR_KVM_PV_EOI_EN: `gpa` of the guest's 4-byte flag. False (for #GP) if it is not aligned or not in RAM. */
 bool lapic_set_pv_eoi(struct lapic *lapic, gpa_t gpa, bool enabled);
+
+/* The registers, for people. */
+void lapic_describe(const struct lapic *lapic, FILE *out);
 
 /* For the bus. */
 bool lapic_is_named(const struct lapic *lapic, uint32_t dest, bool logical);

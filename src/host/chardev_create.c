@@ -174,7 +174,14 @@ static bool parse_kind(const char *name, enum kind *kind, struct error *err)
                      suggest_tail(name, kind_names, KIND_COUNT, tail, sizeof tail));
 }
 
-static struct chardev *create_parsed(char *copy, const struct chardev_env *env, struct error *err)
+struct specification {
+    enum kind kind;
+    char *path; /* with a kind that has one */
+    bool values[SETTING_COUNT];
+};
+
+/* Cuts up `copy`, which `to` then points into. */
+static bool parse(char *copy, struct specification *to, struct error *err)
 {
     char *colon = strchr(copy, ':'), *comma = strchr(copy, ',');
     bool has_path = colon != NULL && (comma == NULL || colon < comma);
@@ -188,28 +195,29 @@ static struct chardev *create_parsed(char *copy, const struct chardev_env *env, 
     }
     enum kind kind = KIND_NULL;
     if (!parse_kind(copy, &kind, err))
-        return NULL;
+        return false;
     bool wants_path = kind == KIND_FILE || kind == KIND_UNIX;
-    if (wants_path && (path == NULL || *path == 0)) {
-        error_set(err, "%s needs a path: %s:PATH", copy, copy);
-        return NULL;
-    }
-    if (!wants_path && has_path) {
-        error_set(err, "%s takes nothing behind a colon", copy);
-        return NULL;
-    }
-    bool values[SETTING_COUNT] = {[SETTING_SERVER] = true};
+    if (wants_path && (path == NULL || *path == 0))
+        return error_set(err, "%s needs a path: %s:PATH", copy, copy);
+    if (!wants_path && has_path)
+        return error_set(err, "%s takes nothing behind a colon", copy);
+    *to = (struct specification){.kind = kind, .path = path, .values = {[SETTING_SERVER] = true}};
     while (rest != NULL) {
-        if (!parse_setting(cut_piece(&rest), kind, values, err))
-            return NULL;
+        if (!parse_setting(cut_piece(&rest), kind, to->values, err))
+            return false;
     }
-    switch (kind) {
+    return true;
+}
+
+static struct chardev *create_parsed(const struct specification *spec, const struct chardev_env *env, struct error *err)
+{
+    switch (spec->kind) {
     case KIND_STDIO:
         return chardev_stdio_create(env, err);
     case KIND_FILE:
-        return chardev_file_create(path, values[SETTING_APPEND], env, err);
+        return chardev_file_create(spec->path, spec->values[SETTING_APPEND], env, err);
     case KIND_UNIX:
-        return chardev_unix_create(path, values[SETTING_SERVER], values[SETTING_WAIT], env, err);
+        return chardev_unix_create(spec->path, spec->values[SETTING_SERVER], spec->values[SETTING_WAIT], env, err);
     case KIND_PTY:
         return chardev_pty_create(env, err);
     default:
@@ -221,9 +229,32 @@ struct chardev *chardev_create(const char *spec, const struct chardev_env *env, 
 {
     char *copy = strdup(spec);
     check(copy != NULL);
-    struct chardev *dev = create_parsed(copy, env, err);
+    struct specification parsed;
+    struct chardev *dev = parse(copy, &parsed, err) ? create_parsed(&parsed, env, err) : NULL;
     free(copy);
     return dev;
+}
+
+bool chardev_create_each(const char *spec, const struct chardev_env *env,
+                         void (*accepted)(void *opaque, struct chardev *dev), void *opaque,
+                         struct chardev_listener **listener, struct error *err)
+{
+    char *copy = strdup(spec);
+    check(copy != NULL);
+    struct specification parsed;
+    bool ok = parse(copy, &parsed, err);
+    *listener = NULL;
+    if (ok && parsed.kind == KIND_UNIX && parsed.values[SETTING_SERVER]) {
+        *listener = chardev_unix_listen(parsed.path, parsed.values[SETTING_WAIT], env, accepted, opaque, err);
+        ok = *listener != NULL;
+    } else if (ok) {
+        struct chardev *dev = create_parsed(&parsed, env, err);
+        ok = dev != NULL;
+        if (ok)
+            accepted(opaque, dev);
+    }
+    free(copy);
+    return ok;
 }
 
 void chardev_destroy(struct chardev *dev)

@@ -37,6 +37,19 @@ struct chardev_env {
 /* From a specification as above. NULL with a message for a bad one, or when the host refuses. */
 struct chardev *chardev_create(const char *spec, const struct chardev_env *env, struct error *err);
 
+/* A backend for each of those who come: with unix:PATH as a server any number of clients at a time, each handed over to
+ * `accepted`, which owns it from then on; `*listener` is then to be destroyed. Other specifications make one
+ * backend, which is handed over before this returns, and `*listener` is NULL. False with a message. */
+struct chardev_listener;
+bool chardev_create_each(const char *spec, const struct chardev_env *env,
+                         void (*accepted)(void *opaque, struct chardev *dev), void *opaque,
+                         struct chardev_listener **listener, struct error *err);
+void chardev_listener_destroy(struct chardev_listener *listener); /* NULL is allowed */
+
+/* The other device on a terminal that `dev` has: Ctrl-A c turns the keyboard to it and back, which its carrier tells.
+ * It is a part of `dev`. NULL: `dev` is not on a terminal, or NULL. */
+struct chardev *chardev_second(struct chardev *dev);
+
 /* Gives pending output one second to leave, puts everything on the host back, frees. After the device is gone. NULL
  * is allowed. */
 void chardev_destroy(struct chardev *dev);

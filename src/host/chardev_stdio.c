@@ -4,6 +4,9 @@
  * pipe or a file every byte goes to the guest, Ctrl-A too. Input is read ahead, up to 1 MiB, even while the device has
  * no room: otherwise a guest that hangs could not be quit with Ctrl-A x behind what was typed or pasted before.
  *
+ * On a terminal there is a second device behind Ctrl-A c (chardev_second()): the keyboard is for one of the two, what
+ * either says is shown. The second takes what is typed at once, or never.
+ *
  * Timestamps (Ctrl-A t) are written before the first byte of each line of output: time since they were switched on. */
 #include <errno.h>
 #include <fcntl.h>
@@ -24,6 +27,8 @@
 
 struct stdio {
     struct chardev dev;
+    struct chardev second; /* behind Ctrl-A c */
+    bool second_has_keys;
     struct chardev_env env;
     struct stream_fd in, to;
     struct loop_source *source;
@@ -49,12 +54,28 @@ static void stdio_help(struct stdio *s)
                    "Ctrl-A h       this help\n"
                    "Ctrl-A x       quit\n"
                    "Ctrl-A b       send a break\n"
+                   "Ctrl-A c       turn to the monitor, and back\n"
                    "Ctrl-A t       time stamps on or off\n"
                    "Ctrl-A Ctrl-A  send Ctrl-A (so does Ctrl-A a)\n");
 }
 
+static void stdio_turn(struct stdio *s)
+{
+    if (s->second.frontend.receive == NULL)
+        return;
+    s->second_has_keys = !s->second_has_keys;
+    if (!s->second_has_keys || !s->line_start)
+        stdio_print(s, "\n");
+    chardev_notify_carrier(&s->second, s->second_has_keys);
+}
+
 static void stdio_type(struct stdio *s, uint8_t byte)
 {
+    if (s->second_has_keys) {
+        if (chardev_can_receive(&s->second) > 0)
+            chardev_receive(&s->second, &byte, 1);
+        return;
+    }
     s->ahead[(s->ahead_head + s->ahead_length) % AHEAD_SIZE] = byte;
     s->ahead_length++;
 }
@@ -73,6 +94,9 @@ static void stdio_command(struct stdio *s, uint8_t key)
         break;
     case 'b':
         chardev_receive_break(&s->dev);
+        break;
+    case 'c':
+        stdio_turn(s);
         break;
     case 't':
         s->stamps = !s->stamps;
@@ -200,6 +224,22 @@ static size_t stdio_write(struct chardev *dev, const uint8_t *bytes, size_t n)
     return done;
 }
 
+static size_t second_write(struct chardev *dev, const uint8_t *bytes, size_t n)
+{
+    struct stdio *s = container_of(dev, struct stdio, second);
+    size_t put = output_write(&s->out, bytes, n);
+    if (put > 0)
+        s->line_start = bytes[put - 1] == '\n';
+    return put;
+}
+
+static bool second_connected(struct chardev *dev)
+{
+    return container_of(dev, struct stdio, second)->second_has_keys;
+}
+
+static const struct chardev_ops second_ops = {.write = second_write, .connected = second_connected, .name = "stdio"};
+
 static void stdio_failed(void *opaque, int error)
 {
     struct stdio *s = opaque;
@@ -236,6 +276,8 @@ struct chardev *chardev_stdio_create(const struct chardev_env *env, struct error
     s->line_start = true;
     s->in.fd = -1;
     output_init(&s->out, &s->dev, stdio_failed, s);
+    s->second.ops = &second_ops;
+    s->out.second = &s->second;
     s->to = stream_fd_private(STDOUT_FILENO, O_WRONLY);
     if (s->to.fd >= 0)
         output_open(&s->out, env->loop, s->to);
@@ -253,4 +295,12 @@ struct chardev *chardev_stdio_create(const struct chardev_env *env, struct error
     }
     s->source = loop_add(env->loop, s->in.fd, LOOP_READ, stdio_ready, s);
     return &s->dev;
+}
+
+struct chardev *chardev_second(struct chardev *dev)
+{
+    if (dev == NULL || dev->ops != &stdio_ops)
+        return NULL;
+    struct stdio *s = container_of(dev, struct stdio, dev);
+    return s->tty != NULL ? &s->second : NULL;
 }

@@ -120,6 +120,15 @@ static bool unix_connected(struct chardev *dev)
     return container_of(dev, struct unix_socket, dev)->peer.fd >= 0;
 }
 
+/* Removes the socket's file, if it still is the one that was made. */
+static void unix_close(int fd, const char *path, dev_t dev, ino_t ino)
+{
+    struct stat st;
+    close(fd);
+    if (stat(path, &st) == 0 && st.st_dev == dev && st.st_ino == ino)
+        unlink(path);
+}
+
 static void unix_destroy(struct chardev *dev)
 {
     struct unix_socket *u = container_of(dev, struct unix_socket, dev);
@@ -127,12 +136,8 @@ static void unix_destroy(struct chardev *dev)
     output_flush(&u->out, FLUSH_NS);
     unix_detach(u);
     loop_remove(u->listen_source);
-    if (u->listen_fd >= 0) {
-        close(u->listen_fd);
-        struct stat st;
-        if (stat(u->address.sun_path, &st) == 0 && st.st_dev == u->listen_dev && st.st_ino == u->listen_ino)
-            unlink(u->address.sun_path);
-    }
+    if (u->listen_fd >= 0)
+        unix_close(u->listen_fd, u->address.sun_path, u->listen_dev, u->listen_ino);
     free(u);
 }
 
@@ -180,58 +185,86 @@ static bool unix_bind(int fd, const struct sockaddr_un *address, struct error *e
     return true;
 }
 
-static bool unix_serve(struct unix_socket *u, bool wait, struct error *err)
+/* A listening socket; `st` then says which file was made. -1 with a message. */
+static int unix_open(const struct sockaddr_un *address, int backlog, struct stat *st, struct error *err)
 {
-    const char *path = u->address.sun_path;
+    const char *path = address->sun_path;
     int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-    if (fd < 0)
-        return error_set(err, "%s: %s", path, strerror(errno));
-    struct stat st;
-    if (!unix_bind(fd, &u->address, err)) {
-        close(fd);
-        return false;
+    if (fd < 0) {
+        error_set(err, "%s: %s", path, strerror(errno));
+        return -1;
     }
-    if (listen(fd, 1) != 0 || stat(path, &st) != 0) {
+    if (!unix_bind(fd, address, err)) {
+        close(fd);
+        return -1;
+    }
+    if (listen(fd, backlog) != 0 || stat(path, st) != 0) {
         error_set(err, "%s: %s", path, strerror(errno));
         close(fd);
         unlink(path);
-        return false;
+        return -1;
     }
-    u->listen_fd = fd;
+    return fd;
+}
+
+/* Until the first client knocks. */
+static bool unix_wait(int fd, const char *path, const struct chardev_env *env, struct error *err)
+{
+    struct pollfd p = {.fd = fd, .events = POLLIN};
+    if (env->announce != NULL) {
+        char line[200];
+        snprintf(line, sizeof line, "%s: waiting for a client on %s", env->label, path);
+        env->announce(env->opaque, line);
+    }
+    return poll(&p, 1, -1) >= 0 || error_set(err, "%s: interrupted while waiting for a client", path);
+}
+
+static bool unix_serve(struct unix_socket *u, bool wait, struct error *err)
+{
+    struct stat st;
+    u->listen_fd = unix_open(&u->address, 1, &st, err);
+    if (u->listen_fd < 0)
+        return false;
     u->listen_dev = st.st_dev;
     u->listen_ino = st.st_ino;
-    u->listen_source = loop_add(u->env.loop, fd, LOOP_READ, unix_listen_ready, u);
-    if (wait) {
-        struct pollfd p = {.fd = fd, .events = POLLIN};
-        if (u->env.announce != NULL) {
-            char line[200];
-            snprintf(line, sizeof line, "%s: waiting for a client on %s", u->env.label, path);
-            u->env.announce(u->env.opaque, line);
-        }
-        if (poll(&p, 1, -1) < 0)
-            return error_set(err, "%s: interrupted while waiting for a client", path);
-        unix_listen_ready(u, LOOP_READ);
-    }
+    u->listen_source = loop_add(u->env.loop, u->listen_fd, LOOP_READ, unix_listen_ready, u);
+    if (!wait)
+        return true;
+    if (!unix_wait(u->listen_fd, u->address.sun_path, &u->env, err))
+        return false;
+    unix_listen_ready(u, LOOP_READ);
     return true;
+}
+
+static bool unix_address(const char *path, struct sockaddr_un *address, struct error *err)
+{
+    *address = (struct sockaddr_un){.sun_family = AF_UNIX};
+    if (strlen(path) >= sizeof address->sun_path)
+        return error_set(err, "%s: a socket's path has at most %zu characters", path, sizeof address->sun_path - 1);
+    strcpy(address->sun_path, path);
+    return true;
+}
+
+static struct unix_socket *unix_alloc(const struct chardev_env *env)
+{
+    struct unix_socket *u = calloc(1, sizeof *u);
+    check(u != NULL);
+    u->dev.ops = &unix_ops;
+    u->env = *env;
+    u->listen_fd = -1;
+    u->peer.fd = -1;
+    output_init(&u->out, &u->dev, unix_write_failed, u);
+    return u;
 }
 
 struct chardev *chardev_unix_create(const char *path, bool server, bool wait, const struct chardev_env *env,
                                     struct error *err)
 {
-    struct sockaddr_un address = {.sun_family = AF_UNIX};
-    if (strlen(path) >= sizeof address.sun_path) {
-        error_set(err, "%s: a socket's path has at most %zu characters", path, sizeof address.sun_path - 1);
+    struct sockaddr_un address;
+    if (!unix_address(path, &address, err))
         return NULL;
-    }
-    strcpy(address.sun_path, path);
-    struct unix_socket *u = calloc(1, sizeof *u);
-    check(u != NULL);
-    u->dev.ops = &unix_ops;
-    u->env = *env;
+    struct unix_socket *u = unix_alloc(env);
     u->address = address;
-    u->listen_fd = -1;
-    u->peer.fd = -1;
-    output_init(&u->out, &u->dev, unix_write_failed, u);
     if (server) {
         if (!unix_serve(u, wait, err)) {
             unix_destroy(&u->dev);
@@ -247,4 +280,63 @@ struct chardev *chardev_unix_create(const char *path, bool server, bool wait, co
     }
     unix_attach(u, fd);
     return &u->dev;
+}
+
+/* ---- a server for many clients ---- */
+
+struct chardev_listener {
+    struct chardev_env env;
+    struct sockaddr_un address;
+    int fd;
+    dev_t dev;
+    ino_t ino;
+    struct loop_source *source;
+    void (*accepted)(void *opaque, struct chardev *dev);
+    void *opaque;
+};
+
+static void listener_ready(void *opaque, unsigned events)
+{
+    struct chardev_listener *listener = opaque;
+    int fd = accept4(listener->fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
+    if (fd < 0)
+        return; /* see unix_listen_ready() */
+    struct unix_socket *u = unix_alloc(&listener->env);
+    unix_attach(u, fd);
+    listener->accepted(listener->opaque, &u->dev);
+}
+
+struct chardev_listener *chardev_unix_listen(const char *path, bool wait, const struct chardev_env *env,
+                                             void (*accepted)(void *opaque, struct chardev *dev), void *opaque,
+                                             struct error *err)
+{
+    struct sockaddr_un address;
+    struct stat st;
+    if (!unix_address(path, &address, err))
+        return NULL;
+    int fd = unix_open(&address, SOMAXCONN, &st, err);
+    if (fd < 0)
+        return NULL;
+    struct chardev_listener *listener = malloc(sizeof *listener);
+    check(listener != NULL);
+    *listener = (struct chardev_listener){.env = *env, .address = address, .fd = fd, .dev = st.st_dev, .ino = st.st_ino,
+                                          .accepted = accepted, .opaque = opaque};
+    if (wait && !unix_wait(fd, path, env, err)) {
+        unix_close(fd, path, st.st_dev, st.st_ino);
+        free(listener);
+        return NULL;
+    }
+    listener->source = loop_add(env->loop, fd, LOOP_READ, listener_ready, listener);
+    if (wait)
+        listener_ready(listener, LOOP_READ);
+    return listener;
+}
+
+void chardev_listener_destroy(struct chardev_listener *listener)
+{
+    if (listener == NULL)
+        return;
+    loop_remove(listener->source);
+    unix_close(listener->fd, listener->address.sun_path, listener->dev, listener->ino);
+    free(listener);
 }

@@ -72,6 +72,7 @@ static ssize_t stream_fd_write(const struct stream_fd *to, const void *bytes, si
 void output_init(struct output *out, struct chardev *dev, void (*failed)(void *opaque, int error), void *opaque)
 {
     out->dev = dev;
+    out->second = NULL;
     out->to.fd = -1;
     out->failed = failed;
     out->opaque = opaque;
@@ -118,6 +119,8 @@ static void output_pay(struct output *out)
     if (out->owed && output_room(out) > 0) {
         out->owed = false;
         chardev_notify_writable(out->dev);
+        if (out->second != NULL)
+            chardev_notify_writable(out->second);
     }
 }
 

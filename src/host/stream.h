@@ -25,7 +25,7 @@ ssize_t stream_fd_read(const struct stream_fd *from, void *bytes, size_t n);
 
 /* Bytes on their way out. */
 struct output {
-    struct chardev *dev;
+    struct chardev *dev, *second; /* second: also told that there is room; may be NULL */
     struct stream_fd to;
     struct loop_source *source;
     void (*failed)(void *opaque, int error); /* the host refuses for good; the output is closed already */

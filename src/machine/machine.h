@@ -17,6 +17,7 @@ struct vm;
 struct vcpu;
 struct chardev;
 struct loop;
+struct pc;
 struct stats;
 struct trace;
 struct observer;
@@ -92,6 +93,10 @@ bool vm_is_paused(const struct vm *vm);
  * engine in its place, if it cannot run this machine here. */
 const char *vm_engine(const struct vm *vm);
 bool vm_set_engine(struct vm *vm, const char *name, struct error *err);
+
+/* What is behind it: for the user's hands (machine/pc.h), and how many processors there are. */
+struct pc *vm_pc(const struct vm *vm);
+unsigned vm_vcpu_count(const struct vm *vm);
 
 /* The counters so far, while paused or after the end: `stats` is filled in. */
 void vm_stats(const struct vm *vm, struct stats *stats);

@@ -616,6 +616,36 @@ void pc_reset(struct pc *pc)
     set_pic(pc);
 }
 
+/* ---- the user ---- */
+
+bool pc_power_button(struct pc *pc)
+{
+    return piix4_pm_power_button(pc->pm);
+}
+
+void pc_key(struct pc *pc, unsigned key, bool down)
+{
+    i8042_key(pc->kbc, key, down);
+}
+
+void pc_nmi(struct pc *pc)
+{
+    for (unsigned i = 0; i < pc->cpu_count; i++) {
+        lapic_set_lint(pc->cpus[i].lapic, 1, true);
+        lapic_set_lint(pc->cpus[i].lapic, 1, false);
+    }
+}
+
+void pc_describe(const struct pc *pc, enum pc_part part, unsigned cpu, FILE *out)
+{
+    check(cpu < pc->cpu_count);
+    switch (part) {
+    case PC_PIC: i8259_describe(pc->pic, out); break;
+    case PC_IOAPIC: ioapic_describe(pc->ioapic, out); break;
+    case PC_LAPIC: lapic_describe(pc->cpus[cpu].lapic, out); break;
+    }
+}
+
 void pc_describe_acpi(const struct pc *pc, struct acpi_description *description)
 {
     *description = (struct acpi_description){

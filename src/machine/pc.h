@@ -7,6 +7,7 @@
 #define RING3_MACHINE_PC_H
 
 #include <pthread.h>
+#include <stdio.h>
 
 #include "base/error.h"
 #include "base/timer.h"
@@ -47,6 +48,16 @@ struct pc *pc_create(const struct pc_config *config, struct error *err);
 void pc_destroy(struct pc *pc);
 /* All chips to their state after power-on, then what firmware would have set up for a kernel started directly. */
 void pc_reset(struct pc *pc);
+
+/* The user's hands: the power button (false: the guest does not listen to it), a key of device/ps2_keyboard.h, and the
+ * button of old that pulls LINT1 of every processor. */
+bool pc_power_button(struct pc *pc);
+void pc_key(struct pc *pc, unsigned key, bool down);
+void pc_nmi(struct pc *pc);
+
+/* The state of a chip, in words; `cpu` says whose local APIC. */
+enum pc_part { PC_PIC, PC_IOAPIC, PC_LAPIC };
+void pc_describe(const struct pc *pc, enum pc_part part, unsigned cpu, FILE *out);
 
 /* What a kernel is told of the board. */
 void pc_describe_acpi(const struct pc *pc, struct acpi_description *description);

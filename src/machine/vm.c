@@ -78,6 +78,7 @@ struct vm {
     struct error error;
     bool failed;
     uint64_t halted_ns;
+    uint64_t halted_since_ns; /* host time, while it waits; 0: it does not */
     bool running;        /* `runner` is the vCPU's thread, and executes or waits */
     pthread_t runner;
     unsigned inside;     /* vCPUs in the engine */
@@ -342,6 +343,17 @@ const struct vcpu *vm_vcpu(const struct vm *vm, unsigned index)
     return vm->vcpu;
 }
 
+struct pc *vm_pc(const struct vm *vm)
+{
+    return vm->pc;
+}
+
+unsigned vm_vcpu_count(const struct vm *vm)
+{
+    (void)vm;
+    return 1;
+}
+
 /* ---- running ---- */
 
 void vm_stop(struct vm *vm, enum vm_stop_reason reason)
@@ -360,6 +372,16 @@ void vm_reset(struct vm *vm)
 
 /* ---- pauses ---- */
 
+/* Pauses do not count: they are no time of the machine's. */
+static void halted_account(struct vm *vm)
+{
+    uint64_t now_ns = vm->standing ? vm->paused_ns : clock_monotonic_ns();
+    if (vm->halted_since_ns == 0)
+        return;
+    vm->halted_ns += now_ns > vm->halted_since_ns ? now_ns - vm->halted_since_ns : 0;
+    vm->halted_since_ns = now_ns;
+}
+
 void vm_pause(struct vm *vm)
 {
     vm->pauses++;
@@ -371,6 +393,7 @@ void vm_pause(struct vm *vm)
         pthread_cond_wait(&vm->outside, &vm->lock);
     vm->paused_ns = clock_monotonic_ns();
     vm->standing = true;
+    halted_account(vm);
 }
 
 void vm_resume(struct vm *vm)
@@ -379,6 +402,8 @@ void vm_resume(struct vm *vm)
     if (--vm->pauses > 0)
         return;
     vm->start_ns += clock_monotonic_ns() - vm->paused_ns;
+    if (vm->halted_since_ns != 0)
+        vm->halted_since_ns = clock_monotonic_ns();
     vm->standing = false;
     if (vm->config.clock == CLOCK_HOST)
         loop_set_deadline(vm->config.loop, next_host_ns(vm));
@@ -492,7 +517,8 @@ static void lend_lock(struct vm *vm, uint64_t *held_since_ns)
  * repeatable run timers may fire for ever without waking it. */
 static void wait_halted(struct vm *vm)
 {
-    uint64_t begin = clock_monotonic_ns(), held_since = begin;
+    uint64_t held_since = clock_monotonic_ns();
+    vm->halted_since_ns = held_since;
     while (!vm->ended && !vm->reset_requested && vm->pauses == 0 && !vcpu_runnable(vm->vcpu)) {
         uint64_t next = timer_queue_next(&vm->queue);
         if (vm->config.clock == CLOCK_INSTRUCTIONS && next != TIMER_NEVER) {
@@ -505,7 +531,8 @@ static void wait_halted(struct vm *vm)
             pthread_cond_wait(&vm->wake, &vm->lock);
         }
     }
-    vm->halted_ns += clock_monotonic_ns() - begin;
+    halted_account(vm);
+    vm->halted_since_ns = 0;
 }
 
 /* Where the engine shall return by itself: for a repeatable run, at the instruction at which the next timer is due. */

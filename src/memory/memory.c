@@ -561,3 +561,54 @@ void memory_notify_written(struct memory *memory, gpa_t gpa, unsigned size)
     check(memory->written != NULL);
     memory->written(memory->written_opaque, gpa, size);
 }
+
+/* ---- for people ---- */
+
+static void describe_line(FILE *out, uint64_t first, uint64_t last, unsigned digits, const char *kind, const char *name)
+{
+    fprintf(out, "  %0*" PRIx64 "-%0*" PRIx64 " %-4s %s\n", (int)digits, first, (int)digits, last, kind, name);
+}
+
+/* Ranges by address; of two that begin at one place the newer comes first. */
+static int compare_ranges(const void *a, const void *b)
+{
+    const struct range *left = *(const struct range *const *)a, *right = *(const struct range *const *)b;
+    if (left->base != right->base)
+        return left->base < right->base ? -1 : 1;
+    return left < right ? -1 : 1;
+}
+
+static void describe_space(const struct memory *memory, FILE *out)
+{
+    const struct range *sorted[MAX_RANGES];
+    uint64_t low = memory->ram_size < MEMORY_LOW_MAX ? memory->ram_size : MEMORY_LOW_MAX;
+    bool high_shown = memory->ram_size <= MEMORY_LOW_MAX;
+    for (unsigned i = 0; i < memory->range_count; i++)
+        sorted[i] = &memory->ranges[i];
+    qsort(sorted, memory->range_count, sizeof sorted[0], compare_ranges);
+    fprintf(out, "memory\n");
+    describe_line(out, 0, low - 1, 16, "ram", "RAM");
+    for (unsigned i = 0; i <= memory->range_count; i++) {
+        const struct range *range = i < memory->range_count ? sorted[i] : NULL;
+        if (!high_shown && (range == NULL || range->base >= MEMORY_HIGH_BASE)) {
+            describe_line(out, MEMORY_HIGH_BASE, MEMORY_HIGH_BASE + (memory->ram_size - low) - 1, 16, "ram", "RAM above 4 GiB");
+            high_shown = true;
+        }
+        if (range != NULL)
+            describe_line(out, range->base, range->base + (range->size - 1), 16, range->ops != NULL ? "i/o" : "rom",
+                          range->ops != NULL ? range->ops->name : "ROM");
+    }
+}
+
+void memory_describe(const struct memory *memory, FILE *out)
+{
+    describe_space(memory, out);
+    fprintf(out, "ports\n");
+    for (unsigned port = 0; port < 65536;) {
+        unsigned owner = memory->port_owner[port], first = port;
+        while (port < 65536 && memory->port_owner[port] == owner)
+            port++;
+        if (owner != 0)
+            describe_line(out, first, port - 1, 4, "i/o", memory->port_ranges[owner - 1].ops->name);
+    }
+}

@@ -23,6 +23,8 @@
 #ifndef RING3_MEMORY_MEMORY_H
 #define RING3_MEMORY_MEMORY_H
 
+#include <stdio.h>
+
 #include "base/error.h"
 #include "base/log.h"
 #include "base/types.h"
@@ -115,6 +117,9 @@ void memory_port_write(struct memory *memory, uint16_t port, unsigned size, uint
 /* Name of the device behind a port or address, or NULL: for counters, traces and messages. */
 const char *memory_port_name(const struct memory *memory, uint16_t port);
 const char *memory_mmio_name(const struct memory *memory, gpa_t gpa);
+
+/* RAM, the ranges of devices and ROMs, and ports, a line each, in order of addresses. */
+void memory_describe(const struct memory *memory, FILE *out);
 
 /* Watching. One watcher a machine; `written` gets the bytes that were written, which lie in one page, and may clear the
  * watch. */

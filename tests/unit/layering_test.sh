@@ -25,7 +25,8 @@ declare -A may=(
     [host]="base"
     [boot]="base memory cpu"
     [machine]="base memory cpu mmu engine device host boot"
-    [cli]="base memory cpu mmu engine device host boot machine"
+    [monitor]="base memory cpu mmu engine host machine"
+    [cli]="base memory cpu mmu engine device host boot machine monitor"
 )
 for directory in src/*/; do
     room=$(basename "$directory")
