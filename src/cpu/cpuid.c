@@ -2,7 +2,8 @@
  *
  * Which leaves there are
  *   Intel beyond the highest basic leaf: the data of the highest basic leaf. AMD: zeros. 386 and early 486: none.
- *   Hypervisor leaves 0x40000000 to 0x40000010 carry KVM's signature, so that guests use their KVM drivers.
+ *   Hypervisor leaves 0x40000000 to 0x40000010 carry KVM's signature, so that guests use their KVM drivers;
+ *   those from 0x40000100 name ring3's own hypercalls.
  *
  * What changes while the processor runs (SDM vol. 2, CPUID; APM vol. 3, appendix E)
  *   OSXSAVE follows CR4, APIC the enable bit of IA32_APIC_BASE, MONITOR and the highest leaf IA32_MISC_ENABLE (Intel),
@@ -24,6 +25,7 @@
 
 #include <string.h>
 
+#include "cpu/hypercall.h"
 #include "cpu/msr.h"
 #include "cpu/vcpu.h"
 
@@ -365,6 +367,8 @@ struct cpuid_result cpuid_query(const struct vcpu *v, uint32_t leaf, uint32_t su
         return basic_leaf(v, leaf, subleaf);
     if (leaf >= 0x40000000 && leaf <= 0x400000ff && model_has(m, CPU_HYPERVISOR))
         return hypervisor_leaf(v, leaf);
+    if (leaf >= RING3_CPUID_SIGNATURE && leaf <= (RING3_CPUID_SIGNATURE | 0xff) && model_has(m, CPU_HYPERVISOR))
+        return hypercall_cpuid(v, leaf);
     if (leaf >= 0x80000000 && leaf <= m->ext_level)
         return extended_leaf(v, leaf, subleaf);
     return m->amd ? (struct cpuid_result){0} : basic_leaf(v, max_level(v), subleaf);

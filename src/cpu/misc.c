@@ -1,4 +1,4 @@
-/* Instructions that wait, tell the time, draw numbers, describe the processor or call the monitor.
+/* Instructions that wait, tell the time, draw numbers or describe the processor.
  *
  * MONITOR and MWAIT. A store to the monitored line by somebody else cannot be noticed cheaply, and the manual lets
  * MWAIT end for any reason. So MWAIT waits like HLT where only an interrupt can end it anyway: one processor,
@@ -6,18 +6,14 @@
  * variable again: correct, but it burns time. That is why models do not offer MONITOR by themselves. The extension
  * "interrupts break MWAIT though IF = 0" (ECX bit 0) comes for free.
  *
- * Hypercalls are KVM's: number in RAX, arguments in RBX, RCX, RDX, RSI, result in RAX, only from CPL 0. The vendor's
- * instruction and the other one are the same here.
- *
  * RDPMC: processors without counters in CPUID leaf 0xA still have those of the P6 (two) and the K7 (four); all stand at
  * 0.
  *
- * SDM vol. 2 (the instructions); Linux Documentation/virt/kvm/x86/hypercalls.rst.
+ * SDM vol. 2 (the instructions).
  */
 #include "cpu/cpuid.h"
 #include "cpu/msr.h"
 #include "cpu/ops.h"
-#include "cpu/pvclock.h"
 #include "mmu/access.h"
 
 static void count(struct vcpu *v, enum exit_reason reason, uint64_t address, uint64_t value)
@@ -132,40 +128,6 @@ void op_cpuid(struct vcpu *v, const struct insn *in)
     v->regs[RBX] = r.ebx;
     v->regs[RCX] = r.ecx;
     v->regs[RDX] = r.edx;
-}
-
-/* ---- hypercalls ---- */
-#define KVM_HC_VAPIC_POLL_IRQ 1u
-#define KVM_HC_CLOCK_PAIRING 9u
-#define KVM_CLOCK_PAIRING_WALLCLOCK 0u
-#define KVM_ENOSYS 1000
-#define KVM_EOPNOTSUPP 95
-#define KVM_EFAULT 14
-#define KVM_EPERM 1
-
-static int64_t hypercall(struct vcpu *v, uint64_t number, uint64_t a0, uint64_t a1)
-{
-    if (v->cpl != 0)
-        return -KVM_EPERM;
-    switch (number) {
-    case KVM_HC_VAPIC_POLL_IRQ:
-        return 0; /* leaving the guest was the purpose */
-    case KVM_HC_CLOCK_PAIRING:
-        if (a1 != KVM_CLOCK_PAIRING_WALLCLOCK)
-            return -KVM_EOPNOTSUPP;
-        return pvclock_write_pairing(v, a0) ? 0 : -KVM_EFAULT;
-    default:
-        return -KVM_ENOSYS;
-    }
-}
-
-void op_hypercall(struct vcpu *v, const struct insn *in)
-{
-    unsigned size = v->code_mode == CODE_64 ? 8 : 4;
-    uint64_t number = reg_read(v, RAX * 8, size);
-    count(v, EXIT_HYPERCALL, number, reg_read(v, RBX * 8, size));
-    int64_t result = hypercall(v, number, reg_read(v, RBX * 8, size), reg_read(v, RCX * 8, size));
-    reg_write(v, RAX * 8, size, (uint64_t)result);
 }
 
 /* ---- what there is not ---- */

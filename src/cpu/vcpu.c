@@ -18,6 +18,7 @@
 #include "base/check.h"
 #include "cpu/cpuid.h"
 #include "cpu/descriptor.h"
+#include "cpu/hypercall.h"
 #include "cpu/insn.h"
 #include "cpu/msr.h"
 #include "cpu/watch.h"
@@ -88,6 +89,7 @@ void vcpu_reset(struct vcpu *v, bool init)
     v->monitor_armed = false;
     v->mwait_breaks = false;
     v->fault_chain_length = 0;
+    hypercall_reset(v);
     v->rmw.active = false;
     memset(v->pdpte, 0, sizeof v->pdpte);
     fpu_reset(v, init);
@@ -197,7 +199,7 @@ bool vcpu_runnable(const struct vcpu *v)
         return true;
     if (pending & (PENDING_INIT | PENDING_SMI))
         return true;
-    return (pending & PENDING_INTR) && ((v->rflags_rest & FLAG_IF) || v->mwait_breaks);
+    return (pending & PENDING_INTR) && !v->hypercall.held && ((v->rflags_rest & FLAG_IF) || v->mwait_breaks);
 }
 
 unsigned vcpu_exit_mode(const struct vcpu *v)

@@ -188,6 +188,8 @@ struct vcpu_platform {
     uint64_t (*wall_base_ns)(void *opaque);
     /* 64 random bits (RDRAND, RDSEED): from the host, or repeatable when guest time is instructions. */
     uint64_t (*random)(void *opaque);
+    /* RING3_HC_CONSOLE: how many of the bytes were taken. NULL: all are lost. */
+    size_t (*console_write)(void *opaque, const uint8_t *bytes, size_t n);
     /* FERR#, with CR0.NE = 0: an x87 instruction has met a pending error (`error`: drives IRQ 13), or the error has
      * been cleared. Returns whether IGNNE# is asserted: the instruction then goes on, else it waits for the interrupt.
      * NULL: IGNNE# is always asserted. */
@@ -324,6 +326,12 @@ struct vcpu {
     struct shadow *mmu_shadow;    /* mmu/shadow.h; NULL: the engine has none */
     struct host_exec *host_exec;  /* cpu/host_exec.c: instructions run on the host */
     uint64_t a20_mask;            /* ANDed to every physical address */
+    struct {                      /* cpu/hypercall.h */
+        gpa_t flags_gpa;          /* the interrupt flag in guest memory, if `flags_used` */
+        bool flags_used;
+        bool held;                /* an interrupt is pending that it holds back: PENDING_INTR is not looked at */
+        bool hidden;              /* the engine does not get VMCALL: CPUID does not show ring3's calls */
+    } hypercall;
     uint64_t memory_generation;   /* of the memory map that the TLBs were filled from */
     uint8_t maxphyaddr;
     uint32_t tsc_khz;             /* the model's */

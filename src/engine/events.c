@@ -4,6 +4,7 @@
 #include "cpu/code_cache.h"
 #include "cpu/decode.h"
 #include "cpu/fast.h"
+#include "cpu/hypercall.h"
 #include "cpu/msr.h"
 #include "cpu/segment.h"
 #include "cpu/watch.h"
@@ -119,7 +120,7 @@ bool events_take_pending(struct vcpu *v)
         v->nmi_blocked = true;
         event.vector = VECTOR_NMI;
         event_deliver(v, EVENT_NMI, &event);
-    } else if ((pending & PENDING_INTR) && interrupts_enabled(v)) {
+    } else if ((pending & PENDING_INTR) && interrupts_enabled(v) && !hypercall_holds_interrupt(v)) {
         int vector = v->platform.intr_ack(v->platform.opaque);
         if (vector >= 0) {
             event.vector = (uint8_t)vector;

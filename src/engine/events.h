@@ -21,11 +21,13 @@ void events_deliver_fault(struct vcpu *v);
 /* Takes everything in `pending`, in order of priority. False: return from the engine's run(). */
 bool events_take_pending(struct vcpu *v);
 
-/* Something is pending that can be taken now. With interrupts off, INTR waits without costing anything. */
+/* Something is pending that can be taken now. With interrupts off, or held back by a paravirtual guest's flag, INTR waits
+ * without costing anything. */
 static inline bool events_must_take_pending(const struct vcpu *v)
 {
     uint32_t pending = atomic_load(&v->pending);
-    return unlikely(pending != 0) && (pending & ~(v->rflags_rest & FLAG_IF ? 0 : PENDING_INTR)) != 0;
+    return unlikely(pending != 0) &&
+           (pending & ~((v->rflags_rest & FLAG_IF) && !v->hypercall.held ? 0 : PENDING_INTR)) != 0;
 }
 
 /* The next instruction has to go through events_step_with_care(). */

@@ -376,6 +376,16 @@ static uint64_t platform_random(void *opaque)
     return cpu->pc->config.ops.random(cpu->pc->config.ops.opaque);
 }
 
+/* RING3_HC_CONSOLE: past the port's registers, to where it sends. */
+static size_t platform_console_write(void *opaque, const uint8_t *bytes, size_t n)
+{
+    struct pc_cpu *cpu = opaque;
+    lock(cpu);
+    size_t taken = chardev_write(cpu->pc->config.serial, bytes, n);
+    unlock(cpu);
+    return taken;
+}
+
 /* ---- creation ---- */
 
 static bool create_processors(struct pc *pc, struct error *err)
@@ -398,6 +408,7 @@ static bool create_processors(struct pc *pc, struct error *err)
         v->platform.now_ns = platform_now_ns;
         v->platform.wall_base_ns = platform_wall_base_ns;
         v->platform.random = platform_random;
+        v->platform.console_write = platform_console_write;
         v->platform.opaque = cpu;
     }
     return true;
