@@ -1,0 +1,152 @@
+/* The kernel's parts and what they offer each other, in the order in which README.md visits them.
+ *
+ * One processor. The kernel is not interrupted but where it opens interrupts itself (privileged.h), so what only system
+ * calls touch needs no protection; what interrupts touch too is touched with interrupts off.
+ */
+#ifndef PRIMER_KERNEL_H
+#define PRIMER_KERNEL_H
+
+#include <stdarg.h>
+
+#include "arch.h"
+#include "format.h"
+#include "syscalls.h"
+
+/* ---- text.c: what a C library would have ---- */
+void *memset(void *to, int byte, size_t n);
+void *memcpy(void *to, const void *from, size_t n);
+int memcmp(const void *a, const void *b, size_t n);
+size_t strlen(const char *s);
+int strcmp(const char *a, const char *b);
+void name_copy(char *to, const char *from, size_t size); /* cut where it must be, always with an end */
+void print(const char *format, ...) __attribute__((format(printf, 1, 2)));
+_Noreturn void panic(const char *format, ...) __attribute__((format(printf, 1, 2)));
+
+/* ---- gdt.c ---- */
+struct table_pointer {
+    uint16_t limit;
+    word base;
+} __attribute__((packed));
+extern uint64_t gdt[];
+extern const struct table_pointer gdt_pointer;
+void gdt_init(void);
+void kernel_stack_set(word top); /* where the next entry from user mode finds its stack */
+
+/* ---- trap.c ---- */
+void trap_init(void);
+void trap(struct frame *f);
+
+/* ---- interrupt.c ---- */
+enum irq { IRQ_TIMER = 0, IRQ_KEYBOARD = 1, IRQ_SERIAL = 4 };
+void interrupt_init(void);
+void interrupt_enable(enum irq irq);
+void interrupt(unsigned irq);
+
+/* ---- memory.c: physical pages ---- */
+void memory_init(word end);
+word page_alloc(void); /* zeroed; 0: there is none */
+void page_share(word page);
+void page_free(word page); /* once for each that has it */
+unsigned page_users(word page);
+unsigned pages_free(void);
+
+/* ---- paging.c: address spaces; a root is what CR3 holds ---- */
+void paging_init(void);
+word space_create(void); /* the kernel's part; 0: no memory */
+void space_destroy(word root);
+bool space_add(word root, word gva, word page, bool writable); /* a page for user mode */
+word space_copy(word root);                     /* for fork(); 0: no memory */
+word space_page(word root, word gva);           /* the physical page at a user address; 0: none */
+bool paging_copy_shared(word gva);              /* in the current space; false: it is not a shared page */
+/* Whether the current program may be believed about `n` bytes of its memory. */
+bool user_may_read(word gva, word n);
+bool user_may_write(word gva, word n);
+bool user_string(word gva, char *to, size_t size);
+extern word kernel_root;
+
+/* ---- process.c ---- */
+#define PROCESS_MAX 32
+#define FILE_MAX 8
+#define NAME_SIZE 16
+#define KERNEL_STACK_SIZE 8192
+enum process_state { PROCESS_FREE, PROCESS_READY, PROCESS_WAITING, PROCESS_ENDED };
+struct open_file {
+    const struct file *file; /* NULL: not open */
+    word offset;
+};
+struct process {
+    char name[NAME_SIZE]; /* first, for observers: README.md */
+    int pid;
+    enum process_state state;
+    int parent; /* its pid */
+    int status;
+    bool killed;
+    word root;
+    const void *waits_for;
+    uint64_t wakes_at; /* tick; 0: at none */
+    word stack_pointer; /* while it does not run */
+    struct open_file files[FILE_MAX];
+    _Alignas(16) uint8_t kernel_stack[KERNEL_STACK_SIZE];
+};
+extern struct process processes[PROCESS_MAX];
+extern struct process *current;
+void process_start(const char *command); /* number 1 */
+int process_fork(const struct frame *f);
+_Noreturn void process_exit(int status);
+int process_wait(int *status, bool wait);
+int process_kill(int pid);
+
+/* ---- schedule.c ---- */
+extern bool schedule_wanted;
+void schedule(void);
+void sleep_on(const void *what);
+void wake(const void *what);
+
+/* ---- exec.c ---- */
+/* Makes the current process run a program; false with everything as it was: there is no such program. */
+bool exec(const char *command, struct frame *f);
+
+/* ---- syscall.c ---- */
+void syscall(struct frame *f);
+
+/* ---- files.c ---- */
+struct file {
+    const char *name;
+    const uint8_t *bytes, *end;                         /* a file in memory */
+    word (*make)(char *text, size_t size);              /* or a text made when it is read */
+    word (*read)(char *bytes, word n);                  /* or a device; (word)-1: interrupted */
+    word (*write)(const char *bytes, word n);
+};
+const struct file *file_find(const char *name);
+word file_read(struct open_file *open, char *bytes, word n);
+word file_write(struct open_file *open, const char *bytes, word n);
+
+/* ---- timer.c ---- */
+#define TICK_MS 10u
+void timer_init(void);
+void timer_tick(void);
+uint64_t timer_now(void); /* ticks since the start */
+void timer_sleep(uint64_t ms);
+
+/* ---- keyboard.c, screen.c, serial.c, console.c ---- */
+void keyboard_init(void);
+void keyboard_interrupt(void);
+void screen_init(void);
+void screen_put(char c);
+void screen_show_cursor(void);
+word screen_write(const char *bytes, word n);
+void serial_init(void);
+void serial_put(char c);
+void serial_interrupt(void);
+void serial_resume(void);
+void console_init(void);
+bool console_input(char c); /* false: there is no room */
+bool console_full(void);
+word console_read(char *bytes, word n);
+word console_write(const char *bytes, word n);
+
+/* ---- power.c ---- */
+#define PORT_MARK 0x402u
+_Noreturn void power_off(int status);
+
+#endif
