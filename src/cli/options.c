@@ -29,6 +29,7 @@ enum option_kind {
     OPTION_STAT,    /* [=FORM[:FILE]] */
     OPTION_COUNT,   /* unsigned, up to a million */
     OPTION_EVERY,   /* [=N]: unsigned, 1 without a value */
+    OPTION_CPUS,    /* unsigned: 1 to MACHINE_CPUS_MAX */
     OPTION_HABIT,   /* accepted because QEMU users type it; what it asks for is so anyway */
 };
 
@@ -39,7 +40,7 @@ struct option_row {
     size_t offset;     /* of the field in struct run_options */
     const char *value; /* what --help calls the value; NULL: none. OPTION_HABIT: the only value that is accepted */
     const char *const *choices; /* NULL-terminated */
-    const char *help;           /* lines */
+    const char *help;           /* lines; NULL: another name, or one that --help is silent about */
 };
 
 static const char *const clock_choices[] = {"host", "instructions", NULL};
@@ -62,6 +63,8 @@ static const struct option_row rows[] = {
      "how guest code is executed: auto (the default), or one of\n`ring3 engines`"},
     {"cpu", 0, OPTION_TEXT, FIELD(cpu), "MODEL", NULL,
      "processor model, as in max,-avx2 or x86-64-v2,+aes;\n`--cpu help` lists models and features"},
+    {"cpus", 0, OPTION_CPUS, FIELD(cpus), "N", NULL, "how many processors: 1 (the default) to 8"},
+    {"smp", 0, OPTION_CPUS, FIELD(cpus), "N", NULL, NULL},
     {"serial", 0, OPTION_TEXT, FIELD(serial), "TO", NULL,
      "where the first serial port goes: stdio (the default), null,\nfile:PATH, unix:PATH[,server=off][,wait=on], pty"},
     {"debugcon", 0, OPTION_TEXT, FIELD(debugcon), "TO", NULL,
@@ -183,6 +186,15 @@ static bool parse_count(const char *text, unsigned *count, struct error *err)
     return true;
 }
 
+static bool parse_cpus(const char *text, unsigned *cpus, struct error *err)
+{
+    unsigned value = 0;
+    if (!parse_count(text, &value, err) || value < 1 || value > MACHINE_CPUS_MAX)
+        return error_set(err, "'%s' is not a number of processors from 1 to %u", text, MACHINE_CPUS_MAX);
+    *cpus = value;
+    return true;
+}
+
 static bool parse_choice(const struct option_row *row, const char *text, int *choice, struct error *err)
 {
     size_t n = 0;
@@ -279,6 +291,8 @@ static bool option_store(struct run_options *options, const struct option_row *r
         return parse_count(value, field, err);
     case OPTION_EVERY:
         return parse_count(value == NULL ? "1" : value, field, err);
+    case OPTION_CPUS:
+        return parse_cpus(value, field, err);
     case OPTION_HABIT:
         if (row->value != NULL && strcmp(value, row->value) != 0)
             return error_set(err, "only '%s' is possible", row->value);
@@ -332,6 +346,7 @@ bool run_options_parse(struct run_options *options, int argc, char **argv, struc
         .debugcon = "null",
         .monitor = "none",
         .ram_size = RAM_DEFAULT,
+        .cpus = 1,
         .shadow = SHADOW_PROACTIVE,
         .heat = TRANSLATE_HEAT_DEFAULT,
         .trace_size = TRACE_LIMIT_DEFAULT,

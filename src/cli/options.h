@@ -22,7 +22,7 @@ struct run_options {
     enum stat_form stat;
     const char *stat_file; /* NULL: stderr */
     int shadow;            /* enum shadow_policy */
-    unsigned heat, verify; /* see struct machine_config */
+    unsigned cpus, heat, verify; /* see struct machine_config */
     bool no_reboot, kaslr, help;
 };
 

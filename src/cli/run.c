@@ -214,6 +214,7 @@ static bool run_create(struct run *run, struct error *err)
         .initrd = o->initrd,
         .append = o->append,
         .cpu = o->cpu,
+        .cpus = o->cpus,
         .kaslr = o->kaslr,
         .no_reboot = o->no_reboot,
         .clock = o->clock,
@@ -285,8 +286,11 @@ static int end_status(struct run *run, const struct vm_result *result, FILE *rep
     case VM_END_DEBUG_EXIT:
         return result->code & 0xff; /* the chip has made it odd */
     case VM_END_TRIPLE_FAULT:
-        fputs("ring3: the guest's processor shut down\n", report);
-        postmortem_triple_fault(vm_vcpu(run->vm, 0), report);
+        if (vm_vcpu_count(run->vm) == 1)
+            fputs("ring3: the guest's processor shut down\n", report);
+        else
+            fprintf(report, "ring3: the guest's processor %u shut down\n", result->cpu);
+        postmortem_triple_fault(vm_vcpu(run->vm, result->cpu), report);
         return STATUS_TRIPLE_FAULT;
     case VM_END_PANIC:
         fputs("ring3: the guest's kernel panicked\n", report);

@@ -7,6 +7,7 @@
 #include <sys/mman.h>
 
 #include "base/check.h"
+#include "cpu/crew.h"
 #include "cpu/decode.h"
 #include "cpu/fast.h"
 #include "cpu/host_exec.h"
@@ -20,7 +21,7 @@
 #define BUCKETS 4096u
 #define PAGES_MAX 8192u      /* a guest that executes more pages than that starts over */
 #define SPANNING_SLOTS 64u
-#define NOTES 64u
+#define NOTES 256u
 
 /* The record numbers of one page by offset, in blocks of 64 offsets: 256 bytes where there is code, one block of zeros for
  * all where there is none. Most pages of a running system hold code in a few places only. */
@@ -120,7 +121,8 @@ void code_cache_reset(struct vcpu *v)
     struct code_cache *cache = v->code;
     for (unsigned i = 0; i < BUCKETS; i++)
         for (struct code_page *page = cache->buckets[i]; page != NULL; page = page->next)
-            memory_unwatch(v->memory, page->gpfn, PAGE_CODE);
+            if (page->watched)
+                crew_unwatch(v, page->gpfn);
     free_pages(cache);
     v->code_generation++;
     cache->used = 1;
@@ -173,8 +175,7 @@ static void page_watch(struct vcpu *v, struct code_page *page)
     if (page->watched)
         return;
     page->watched = true;
-    memory_watch(v->memory, page->gpfn, PAGE_CODE);
-    mmu_stop_plain_writes(v, page->gpfn << PAGE_SHIFT);
+    crew_watch(v, page->gpfn);
 }
 
 bool code_cache_watch(struct vcpu *v, gpa_t gpa)
@@ -256,7 +257,7 @@ void code_cache_written(struct vcpu *v, gpa_t gpa, unsigned size)
         for (struct code_page *page = *bucket(v->code, gpfn); page != NULL; page = page->next)
             if (page->gpfn == gpfn)
                 page->watched = false;
-        memory_unwatch(v->memory, gpfn, PAGE_CODE);
+        crew_unwatch(v, gpfn);
     }
     if (!any)
         return;
@@ -265,16 +266,26 @@ void code_cache_written(struct vcpu *v, gpa_t gpa, unsigned size)
     vcpu_exit(v, &exit);
 }
 
+void code_cache_release(struct vcpu *v, uint64_t gpfn)
+{
+    for (const struct code_page *page = *bucket(v->code, gpfn); page != NULL; page = page->next)
+        if (page->gpfn == gpfn && page->watched)
+            return;
+    crew_unwatch(v, gpfn);
+}
+
 void code_cache_note_written(struct vcpu *v, uint64_t gpfn)
 {
     struct code_cache *cache = v->code;
+    if (cache == NULL)
+        return;
     pthread_mutex_lock(&cache->notes.lock);
-    unsigned n = 0;
-    while (n < cache->notes.count && n < NOTES && cache->notes.gpfn[n] != gpfn)
-        n++;
-    if (n == cache->notes.count && n < NOTES)
-        cache->notes.gpfn[n] = gpfn;
-    if (n == cache->notes.count && n <= NOTES)
+    unsigned count = cache->notes.count, n = count;
+    while (n > 0 && n <= NOTES && cache->notes.gpfn[n - 1] != gpfn) /* the last one is written to again and again */
+        n--;
+    if (n == 0 && count < NOTES)
+        cache->notes.gpfn[count] = gpfn;
+    if (n == 0)
         cache->notes.count++;
     pthread_mutex_unlock(&cache->notes.lock);
     vcpu_raise(v, PENDING_CODE);
@@ -294,8 +305,8 @@ void code_cache_take_written(struct vcpu *v)
         mmu_flush(v);
         return;
     }
-    for (unsigned n = 0; n < count; n++)
-        mmu_written(v, gpfn[n] << PAGE_SHIFT, PAGE_SIZE);
+    for (unsigned n = 0; n < count; n++) /* the page's flag tells nothing any more: who wrote has ended the watch */
+        code_cache_written(v, gpfn[n] << PAGE_SHIFT, PAGE_SIZE);
 }
 
 /* ---- decoding ---- */
@@ -321,6 +332,7 @@ static uint32_t decode_run(struct vcpu *v, struct code_page *page, unsigned off)
             /* A copy: another thread's device may be writing there, and what is decoded is looked at more than once. */
             uint8_t bytes[INSN_MAX_BYTES];
             available = PAGE_SIZE - off < INSN_MAX_BYTES ? PAGE_SIZE - off : INSN_MAX_BYTES;
+            crew_cover(v, page->gpfn, off, available);
             memcpy(bytes, page->hva + off, available);
             stop = decode_insn(v, page->mode, bytes, available, off, in) != DECODE_OK;
         }

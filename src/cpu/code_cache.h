@@ -17,8 +17,9 @@
  * watched page, and compares v->code_generation, which counts the resets: after one, nothing is watched any more. The
  * page stays watched while either of the two is interested.
  *
- * Per vCPU; its thread only, but code_cache_note_written(). The page is watched before its bytes are read, and a device
- * writes before it looks whether the page is watched, so one of the two always notices.
+ * Per vCPU; its thread only, but code_cache_note_written(). The page is watched before its bytes are read, and whoever
+ * writes looks afterwards whether the page is watched, so one of the two always notices. With several processors cpu/crew.h
+ * says what more it takes.
  */
 #ifndef RING3_CPU_CODE_CACHE_H
 #define RING3_CPU_CODE_CACHE_H
@@ -44,9 +45,11 @@ void code_cache_written(struct vcpu *v, gpa_t gpa, unsigned size);
  * read. False if there is neither RAM nor ROM. May not reset. */
 bool code_cache_watch(struct vcpu *v, gpa_t gpa);
 
-/* The same from any other thread (a device's DMA): noted, and done when the vCPU's thread takes PENDING_CODE. As with
- * other processors' stores, the guest sees its new code after a branch or a serializing instruction. */
+/* The same from any other thread, for a whole page (another processor's store, a device's DMA): noted, and done when the
+ * vCPU's thread takes PENDING_CODE. The guest sees its new code after a branch or a serializing instruction. */
 void code_cache_note_written(struct vcpu *v, uint64_t gpfn);
+/* Whoever else kept something from the page (see above) has dropped it: the watch ends if nothing here needs it. */
+void code_cache_release(struct vcpu *v, uint64_t gpfn);
 void code_cache_take_written(struct vcpu *v);
 
 /* Discards everything. Not while a record is running. */

@@ -22,6 +22,7 @@
 #include "cpu/insn.h"
 #include "cpu/msr.h"
 #include "cpu/watch.h"
+#include "memory/memory.h"
 #include "mmu/access.h"
 
 struct vcpu *vcpu_create(struct memory *memory, const struct cpu_model *model, unsigned index, struct log *log,
@@ -51,6 +52,8 @@ struct vcpu *vcpu_create(struct memory *memory, const struct cpu_model *model, u
 
 void vcpu_destroy(struct vcpu *v)
 {
+    if (v != NULL)
+        memory_window_destroy(v->rmw.window);
     free(v);
 }
 

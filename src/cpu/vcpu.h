@@ -36,6 +36,7 @@
 struct memory;
 struct insn;
 struct code_cache;
+struct crew;
 struct shadow;
 struct cpu_model;
 struct log;
@@ -172,6 +173,7 @@ enum activity { ACTIVITY_RUNNING, ACTIVITY_HLT, ACTIVITY_SHUTDOWN, ACTIVITY_WAIT
 #define PENDING_RESET (1u << 7) /* the machine resets */
 #define PENDING_CODE (1u << 8)  /* another thread has written to code: code_cache_take_written() */
 #define PENDING_SAMPLE (1u << 9) /* somebody wants to know where the guest is: watch->sample() */
+#define PENDING_WRITES (1u << 10) /* another vCPU asks not to write to some page without notice: crew_take_requests() */
 
 /* What the processor's pins and its local APIC are wired to. Called on the vCPU's thread without any lock; the callee
  * takes the machine's device lock. */
@@ -319,6 +321,7 @@ struct vcpu {
     const struct vcpu_watch *watch; /* cpu/watch.h; NULL: nobody looks on */
     void *engine_opaque;
     struct code_cache *code;
+    struct crew *crew;            /* the machine's other processors; NULL: there are none */
     uint64_t code_generation;     /* goes up when decoded code is forgotten as a whole: nothing is watched then */
     /* Hears of every write to a page watched for code, before decoded code is looked at; all bytes in one page. Returns
      * whether the page must stay watched. NULL: nobody else cares. */
@@ -351,9 +354,12 @@ struct vcpu {
     struct itlb_entry itlb[ITLB_SIZE];
     gva_t large_low, large_high; /* range of all large pages that have been entered, piece by piece, in the TLBs */
     struct {
-        gva_t gva;        /* linear address, for completing the write */
-        unsigned size;
-        bool active;      /* the read-modify-write in progress is on `bytes` */
+        gpa_t gpa[2];     /* of its parts, in one page or in two */
+        unsigned size[2];
+        bool active;      /* something is to be done when the read-modify-write in progress ends */
+        bool bounced;     /* ... it is on `bytes`: write them back */
+        uint8_t *window;  /* two pages of address space, side by side; NULL: none yet */
+        uint8_t *windowed[2]; /* the pages of RAM that are seen there */
         _Alignas(16) uint8_t bytes[16];
     } rmw;
 

@@ -100,7 +100,8 @@ struct stats {
     uint64_t instructions;
     bool instructions_partial; /* those of translated code are not in it */
     uint64_t wall_ns;          /* of vm_run() */
-    uint64_t halted_ns;        /* of wall_ns, the vCPU waited in HLT */
+    uint64_t halted_ns;        /* of wall_ns, vCPUs waited in HLT: all together */
+    unsigned threads;          /* that vCPUs ran on: what each did adds up to this many times wall_ns */
     uint64_t guest_ns;
     uint64_t tlb_fills, tlb_flushes, page_walks, insns_decoded, code_pages, code_invalidations, host_stubs;
     uint64_t monitor_bytes;    /* memory of the process but guest RAM and generated code; 0: unknown */
@@ -115,6 +116,7 @@ struct door {
     struct trace *trace;   /* NULL: no timeline */
     const struct observer *observer; /* NULL: none */
     struct vcpu_watch watch;         /* set by door_open() */
+    unsigned *accessor;    /* set, under the lock, to the processor that makes an access; NULL: nobody asks */
     struct stats stats;
 };
 

@@ -14,6 +14,7 @@ struct engine {
     const char *name;
     const char *summary;                      /* one line for --help and `ring3 engines` */
     bool verifies;                            /* honours vcpu.verify_every */
+    bool several;                             /* vCPUs may run side by side: keeps to cpu/crew.h */
     bool (*usable)(struct error *why_not);    /* on this host */
     bool (*attach)(struct vcpu *v, struct error *err); /* allocate what the engine needs for this vCPU */
     void (*detach)(struct vcpu *v);

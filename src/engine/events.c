@@ -2,6 +2,7 @@
 #include "engine/events.h"
 
 #include "cpu/code_cache.h"
+#include "cpu/crew.h"
 #include "cpu/decode.h"
 #include "cpu/fast.h"
 #include "cpu/hypercall.h"
@@ -64,7 +65,7 @@ static void clear_pending(struct vcpu *v, uint32_t bits)
 
 static void take_init(struct vcpu *v)
 {
-    clear_pending(v, PENDING_INIT | PENDING_SIPI);
+    clear_pending(v, PENDING_INIT | PENDING_NMI); /* a SIPI that is pending has come after it */
     vcpu_reset(v, true);
     if (v->index != 0)
         v->activity = ACTIVITY_WAIT_SIPI;
@@ -91,6 +92,10 @@ bool events_take_pending(struct vcpu *v)
         v->memory_generation = memory_generation(v->memory);
         mmu_flush(v);
         code_cache_reset(v);
+    }
+    if (pending & PENDING_WRITES) {
+        clear_pending(v, PENDING_WRITES);
+        crew_take_requests(v);
     }
     if (pending & PENDING_CODE) {
         clear_pending(v, PENDING_CODE);

@@ -33,13 +33,15 @@ static void device_access(struct door *door, struct exit *exit)
 }
 
 /* Under the lock. Returns the name of the device for the timeline. */
-static const char *device_exit(struct door *door, struct exit *exit, bool is_port)
+static const char *device_exit(struct door *door, const struct vcpu *v, struct exit *exit, bool is_port)
 {
     const char *name = NULL;
     if (is_port)
         door->stats.ports[(exit->address & 0xffff) / 8]++;
     if (door->lock != NULL)
         pthread_mutex_lock(door->lock);
+    if (door->accessor != NULL)
+        *door->accessor = v->index;
     if (door->trace != NULL || door->observer != NULL)
         name = is_port ? memory_port_name(door->memory, (uint16_t)exit->address)
                        : memory_mmio_name(door->memory, exit->address);
@@ -49,15 +51,15 @@ static const char *device_exit(struct door *door, struct exit *exit, bool is_por
     return name;
 }
 
-static const char *carry_out(struct door *door, struct exit *exit)
+static const char *carry_out(struct door *door, const struct vcpu *v, struct exit *exit)
 {
     switch (exit->reason) {
     case EXIT_IO_IN:
     case EXIT_IO_OUT:
-        return device_exit(door, exit, true);
+        return device_exit(door, v, exit, true);
     case EXIT_MMIO_READ:
     case EXIT_MMIO_WRITE:
-        return device_exit(door, exit, false);
+        return device_exit(door, v, exit, false);
     case EXIT_EXCEPTION:
         door->stats.exceptions[exit->vector & 31]++;
         return NULL;
@@ -74,7 +76,7 @@ static void carry_out_watched(struct door *door, struct vcpu *v, struct exit *ex
 {
     uint64_t begin_ns = clock_monotonic_ns();
     uint64_t trace_begin_ns = door->trace != NULL ? trace_now_ns(door->trace, v) : 0;
-    const char *device = carry_out(door, exit);
+    const char *device = carry_out(door, v, exit);
     uint64_t ns = clock_monotonic_ns() - begin_ns;
     door->stats.exit_ns[exit->reason][exit->mode] += ns;
     if (door->stats.hot != NULL)
@@ -93,7 +95,7 @@ void door_exit(struct vcpu *v, struct exit *exit)
     if (unlikely(v->watch != NULL))
         carry_out_watched(door, v, exit);
     else
-        carry_out(door, exit);
+        carry_out(door, v, exit);
     if (v->memory_generation != memory_generation(door->memory))
         vcpu_raise(v, PENDING_FLUSH); /* the guest has moved a base address: what was cached of the map is old */
 }
@@ -204,6 +206,8 @@ void stats_merge(struct stats *to, const struct stats *from)
     /* vCPUs run side by side in one process, so these do not add up. */
     if (to->monitor_bytes < from->monitor_bytes)
         to->monitor_bytes = from->monitor_bytes;
+    if (to->threads < from->threads)
+        to->threads = from->threads;
     if (to->wall_ns < from->wall_ns)
         to->wall_ns = from->wall_ns;
     if (to->guest_ns < from->guest_ns)

@@ -78,11 +78,17 @@ static const char *group_name(const struct memory *memory, unsigned group)
     return NULL;
 }
 
+/* The time that vCPUs were not halted, all together. */
+static uint64_t busy_ns(const struct stats *stats)
+{
+    uint64_t all_ns = stats->wall_ns * (stats->threads != 0 ? stats->threads : 1);
+    return all_ns > stats->halted_ns ? all_ns - stats->halted_ns : 0;
+}
+
 double stats_mips(const struct stats *stats)
 {
-    if (stats->instructions_partial || stats->wall_ns <= stats->halted_ns)
-        return 0;
-    return (double)stats->instructions * 1e3 / (double)(stats->wall_ns - stats->halted_ns);
+    uint64_t busy = busy_ns(stats);
+    return stats->instructions_partial || busy == 0 ? 0 : (double)stats->instructions * 1e3 / (double)busy;
 }
 
 static const char *row_name(unsigned row)
@@ -237,7 +243,7 @@ static void print_translate(const struct stats *stats, FILE *out)
     fprintf(out, "  %" PRIu64 " blocks, %" PRIu64 " guest instructions: %" PRIu64 " bytes became %" PRIu64 " (%.1f for 1)\n",
             t->blocks, t->instructions, t->guest_bytes, t->host_bytes, ratio(t->host_bytes, t->guest_bytes));
     fprintf(out, "  %.0f ns for each, %.3f s in all: %.1f%% of the time\n", ratio(t->translate_ns, t->instructions),
-            (double)t->translate_ns / 1e9, 100 * ratio(t->translate_ns, stats->wall_ns - stats->halted_ns));
+            (double)t->translate_ns / 1e9, 100 * ratio(t->translate_ns, busy_ns(stats)));
     fprintf(out, "  %.1f MiB in the cache; %" PRIu64 " flushes, %" PRIu64 " writes to code, %" PRIu64 " blocks made anew\n",
             (double)t->cache_bytes / MiB, t->flushes, t->invalidations, t->reforms);
     fprintf(out, "  entered %" PRIu64 " times, %" PRIu64 " jumps linked, %" PRIu64 " calls of C\n", t->enters, t->links,
@@ -266,15 +272,18 @@ static void print_end(const struct stats *stats, FILE *out)
 {
     double wall_s = (double)stats->wall_ns / 1e9, halted_s = (double)stats->halted_ns / 1e9;
     double guest_s = (double)stats->guest_ns / 1e9;
+    char times[24] = "";
+    if (stats->threads > 1)
+        snprintf(times, sizeof times, " on %u threads", stats->threads);
     fputc('\n', out);
     if (stats->monitor_bytes != 0)
         fprintf(out, "memory of the monitor itself: %.1f MiB\n", (double)stats->monitor_bytes / MiB);
     if (stats->instructions_partial)
-        fprintf(out, "%.3f s (halted %.3f s; guest time %.3f s); this engine counts instructions only with --clock instructions\n", wall_s,
-                halted_s, guest_s);
+        fprintf(out, "%.3f s%s (halted %.3f s; guest time %.3f s); this engine counts instructions only with --clock instructions\n",
+                wall_s, times, halted_s, guest_s);
     else
-        fprintf(out, "%" PRIu64 " instructions in %.3f s (halted %.3f s; guest time %.3f s): %.1f MIPS\n",
-                stats->instructions, wall_s, halted_s, guest_s, stats_mips(stats));
+        fprintf(out, "%" PRIu64 " instructions in %.3f s%s (halted %.3f s; guest time %.3f s): %.1f MIPS\n",
+                stats->instructions, wall_s, times, halted_s, guest_s, stats_mips(stats));
 }
 
 void stats_print(const struct stats *stats, const struct memory *memory, FILE *out)
@@ -429,6 +438,7 @@ json_t *stats_json(const struct stats *stats, const struct memory *memory)
     json_object_set_new(root, "instructions", stats->instructions_partial ? json_null() : json_number(stats->instructions));
     json_object_set_new(root, "wall_ns", json_number(stats->wall_ns));
     json_object_set_new(root, "halted_ns", json_number(stats->halted_ns));
+    json_object_set_new(root, "threads", json_number(stats->threads));
     json_object_set_new(root, "guest_ns", json_number(stats->guest_ns));
     json_object_set_new(root, "mips", stats->instructions_partial ? json_null() : json_real(stats_mips(stats)));
     json_object_set_new(root, "monitor_bytes", stats->monitor_bytes != 0 ? json_number(stats->monitor_bytes) : json_null());

@@ -2,8 +2,8 @@
  *
  * Threads
  *   vm_run() is called by the thread that owns the machine; it runs the event loop (timers, host file descriptors)
- *   and starts one thread a vCPU. Every device is touched under the device lock only, `vm_lock()`. With the clock
- *   "instructions" timers are fired by the vCPU's thread at exact instruction counts instead, so that a run repeats.
+ *   and starts one thread a vCPU. Every device is touched under the device lock only. With the clock "instructions"
+ *   one thread runs all vCPUs by turns, and fires timers at exact instruction counts, so that a run repeats.
  *   vm_stop() may be called from any thread and from signal handlers.
  */
 #ifndef RING3_MACHINE_MACHINE_H
@@ -22,6 +22,8 @@ struct stats;
 struct trace;
 struct observer;
 
+#define MACHINE_CPUS_MAX 8u
+
 enum clock_kind { CLOCK_HOST, CLOCK_INSTRUCTIONS };
 
 struct machine_config {
@@ -31,6 +33,7 @@ struct machine_config {
     const char *initrd;       /* path or NULL */
     const char *append;       /* kernel command line or NULL */
     const char *cpu;          /* model, see cpu/cpuid.h; NULL for the default */
+    unsigned cpus;            /* how many, up to MACHINE_CPUS_MAX; 0: one */
     bool kaslr;               /* enter through the guest's own decompressor */
     bool no_reboot;           /* a guest reset ends the run */
     enum clock_kind clock;
@@ -52,7 +55,7 @@ enum vm_end {
     VM_END_POWER_OFF,
     VM_END_RESET,        /* guest reset under no_reboot */
     VM_END_DEBUG_EXIT,   /* isa-debug-exit; the code is in vm_result.code */
-    VM_END_TRIPLE_FAULT,
+    VM_END_TRIPLE_FAULT, /* of the vCPU in vm_result.cpu */
     VM_END_PANIC,        /* pvpanic */
     VM_END_STOPPED,      /* vm_stop(): the reason is in vm_result.code */
 };
@@ -62,6 +65,7 @@ enum vm_stop_reason { VM_STOP_QUIT = 1, VM_STOP_TIMEOUT, VM_STOP_SIGNAL };
 struct vm_result {
     enum vm_end end;
     int code;
+    unsigned cpu;           /* the vCPU that shut down */
     uint64_t instructions;  /* executed by all vCPUs; 0 if the engine does not count them */
     uint64_t guest_ns;      /* guest time at the end */
 };
@@ -72,7 +76,7 @@ bool vm_run(struct vm *vm, struct vm_result *result, struct error *err);
 void vm_destroy(struct vm *vm);
 void vm_stop(struct vm *vm, enum vm_stop_reason reason);
 
-/* After the end, for the post-mortem. */
+/* After the end, for the post-mortem; or while paused. */
 const struct vcpu *vm_vcpu(const struct vm *vm, unsigned index);
 
 /* ---- a running machine, from outside ----
@@ -98,7 +102,7 @@ bool vm_set_engine(struct vm *vm, const char *name, struct error *err);
 struct pc *vm_pc(const struct vm *vm);
 unsigned vm_vcpu_count(const struct vm *vm);
 
-/* The counters so far, while paused or after the end: `stats` is filled in. */
+/* The counters so far, while paused or after the end: `stats` is filled in; what it points to is the machine's. */
 void vm_stats(const struct vm *vm, struct stats *stats);
 
 #endif

@@ -145,7 +145,7 @@ static void a20_changed(struct pc *pc)
         struct vcpu *v = pc->cpus[i].vcpu;
         if (v->a20_mask == mask)
             continue;
-        v->a20_mask = mask;
+        __atomic_store_n(&v->a20_mask, mask, __ATOMIC_RELAXED); /* while it may be running */
         pc->config.ops.cpu_raise(pc->config.ops.opaque, i, PENDING_FLUSH);
     }
 }
@@ -241,10 +241,13 @@ static void cpu_smi(void *opaque)
 static void cpu_init(void *opaque)
 {
     struct pc_cpu *cpu = opaque;
-    if (cpu->index == 0)
+    const struct pc_ops *ops = &cpu->pc->config.ops;
+    if (cpu->index == 0) {
         request_reset(cpu->pc);
-    else
-        cpu_raise(cpu, PENDING_INIT);
+        return;
+    }
+    ops->cpu_lower(ops->opaque, cpu->index, PENDING_SIPI); /* one that has not been taken is forgotten */
+    cpu_raise(cpu, PENDING_INIT);
 }
 
 static void cpu_sipi(void *opaque, uint8_t vector)
@@ -254,7 +257,30 @@ static void cpu_sipi(void *opaque, uint8_t vector)
     cpu_raise(cpu, PENDING_SIPI);
 }
 
-/* One page for all processors: they have their own local APIC behind the same address. With one processor it is its. */
+/* The local APICs' pages: all at one address, unless the guest moves them. Each processor maps its own, the newest is hit,
+ * and who makes the access decides whose it is. */
+static struct pc_cpu *accessed(struct pc_cpu *hit)
+{
+    struct pc_cpu *cpu = &hit->pc->cpus[*hit->pc->config.accessor];
+    return cpu->mapped && cpu->mapped_base == hit->mapped_base ? cpu : NULL;
+}
+
+static uint64_t lapic_page_read(void *opaque, uint64_t offset, unsigned size)
+{
+    struct pc_cpu *cpu = accessed(opaque);
+    return cpu != NULL ? lapic_mmio_ops.read(cpu->lapic, offset, size) : UINT64_MAX;
+}
+
+static void lapic_page_write(void *opaque, uint64_t offset, unsigned size, uint64_t value)
+{
+    struct pc_cpu *cpu = accessed(opaque);
+    if (cpu != NULL)
+        lapic_mmio_ops.write(cpu->lapic, offset, size, value);
+}
+
+static const struct io_ops lapic_page_ops = {
+    .read = lapic_page_read, .write = lapic_page_write, .name = "local APIC"};
+
 static void cpu_base_changed(void *opaque, uint64_t apic_base)
 {
     struct pc_cpu *cpu = opaque;
@@ -262,9 +288,9 @@ static void cpu_base_changed(void *opaque, uint64_t apic_base)
     gpa_t base = apic_base & ~(uint64_t)(LAPIC_PAGE_SIZE - 1) & ((1ull << cpu->vcpu->maxphyaddr) - 1);
     bool visible = (apic_base & APIC_BASE_EN) && !(apic_base & APIC_BASE_EXTD);
     if (cpu->mapped)
-        memory_unmap_device(memory, cpu->mapped_base, cpu->lapic);
-    cpu->mapped = visible && memory_map_mmio(memory, base, LAPIC_PAGE_SIZE, &lapic_mmio_ops, cpu->lapic, NULL);
+        memory_unmap_device(memory, cpu->mapped_base, cpu);
     cpu->mapped_base = base;
+    cpu->mapped = visible && memory_map_mmio(memory, base, LAPIC_PAGE_SIZE, &lapic_page_ops, cpu, NULL);
     cpu_raise(cpu, PENDING_FLUSH);
 }
 
@@ -617,7 +643,8 @@ void pc_reset(struct pc *pc)
     for (unsigned i = 0; i < pc->cpu_count; i++) {
         struct pc_cpu *cpu = &pc->cpus[i];
         lapic_reset(cpu->lapic);
-        lapic_set_virtual_wire(cpu->lapic);
+        if (i == 0) /* the 8259's interrupts are the first one's */
+            lapic_set_virtual_wire(cpu->lapic);
         cpu_base_changed(cpu, lapic_base(cpu->lapic));
     }
     pc->a20_kbc = pc->a20_port92 = true; /* a kernel started directly finds A20 open */

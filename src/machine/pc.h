@@ -40,6 +40,7 @@ struct pc_config {
     struct chardev *serial, *debugcon; /* may be NULL */
     uint64_t wall_base_ns;             /* wall clock at guest time 0, ns since 1970 */
     pthread_mutex_t *lock;             /* the device lock, taken by the processors' interrupt functions */
+    const unsigned *accessor;          /* under the lock: which processor makes the access to a device (engine/door.h) */
     struct log *log;
     struct pc_ops ops;
 };

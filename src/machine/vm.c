@@ -1,23 +1,20 @@
 /* A machine's life: creation, its threads, its clock, its end.
  *
  * Clock "host": guest time is the host's monotonic time since creation. The owner's thread runs the event loop: it fires
- * due guest timers under the device lock and sleeps until the next one. The vCPU's thread runs the engine; when the processor
- * halts it waits on `wake` until something is pending.
+ * due guest timers under the device lock and sleeps until the next one. Each vCPU has a thread that runs the engine; when its
+ * processor halts it waits on `wake` until something is pending.
  *
- * Clock "instructions": guest time is INSTRUCTION_NS for each instruction executed, plus what was skipped while the
- * processor was halted: then time jumps to the next timer. Only the vCPU's thread fires timers, at instruction counts that
- * are the same in every run. What comes from outside (keystrokes on the console) is the one thing that cannot repeat; it
- * happens at the guest time at which the engine was last entered, because the count belongs to the vCPU's thread.
+ * Clock "instructions": guest time is INSTRUCTION_NS for each instruction executed by any vCPU, plus what was skipped while all
+ * were halted: then time jumps to the next timer. One thread runs the vCPUs by turns of TURN_INSTRUCTIONS, and it alone fires
+ * timers, at instruction counts that are the same in every run. What comes from outside (keystrokes on the console) is the one
+ * thing that cannot repeat; it happens at the guest time at which the engine was last entered, because the count belongs to that
+ * thread.
  *
- * Pauses. vm_pause() brings every vCPU's thread out of the engine and keeps it out; they nest, so that a look at a running
- * machine and a "stop" that the user wants do not know of each other. Guest time stands still meanwhile: with the host's
- * clock its start moves by the length of the pause, so that the guest sees no jump and no timer fires early. Only while
- * all are outside does guest time change its origin, and an engine its vCPUs. A reset asked for during a pause is done.
+ * Ends. A device that was asked for power-off, reset or exit notes it here and makes the engines return; their threads then
+ * act. A reset waits until all vCPUs are outside of the engine and is then done by the first one's thread. vm_stop() only stores
+ * and wakes, so that a signal handler may call it.
  *
- * Ends. A device that was asked for power-off, reset or exit notes it here and makes the engine return; the vCPU's
- * thread then acts. vm_stop() only stores and wakes, so that a signal handler may call it.
- *
- * Lock order: the device lock is the only lock.
+ * Lock order: the device lock is the first; see cpu/crew.h for those behind it.
  */
 #include <pthread.h>
 #include <stdlib.h>
@@ -28,6 +25,7 @@
 
 #include "base/check.h"
 #include "cpu/code_cache.h"
+#include "cpu/crew.h"
 #include "cpu/cpuid.h"
 #include "cpu/vcpu.h"
 #include "engine/door.h"
@@ -48,9 +46,23 @@
 #define REPEATABLE_EPOCH_S 1704067200ull
 /* How many instructions a repeatable run executes before it looks for outside events. */
 #define SLICE_INSTRUCTIONS 1000000u
+/* How many instructions one of several vCPUs executes in such a run before it is the next one's turn: few, since what waits for
+ * another processor does so in a loop. */
+#define TURN_INSTRUCTIONS 10000u
 /* How long the lock is kept while time is skipped, and for how long it is then given away. */
 #define LOCK_HELD_NS 5000000u
 #define LOCK_LENT_NS 50000
+
+struct vm_cpu {
+    struct vm *vm;
+    struct vcpu *vcpu;
+    struct door door;
+    bool attached;
+    pthread_t thread;
+    bool running;        /* `thread` runs, and executes or waits */
+    pthread_cond_t wake; /* it waits here while halted */
+    uint64_t halted_since_ns; /* host time, while it does; 0: it does not */
+};
 
 struct vm {
     struct machine_config config;
@@ -58,13 +70,14 @@ struct vm {
     struct cpu_model *model;
     struct pc *pc;
     const struct engine *engine;
-    struct vcpu *vcpu;
-    struct door door;
-    bool attached;
+    unsigned cpu_count;
+    struct vcpu *vcpus[MACHINE_CPUS_MAX]; /* those of `cpus` */
+    struct vm_cpu cpus[MACHINE_CPUS_MAX];
+    struct crew *crew;   /* NULL: one vCPU */
+    bool by_turns;       /* clock "instructions": the first one's thread runs all */
+    unsigned turn;       /* ... whose turn it is */
 
     pthread_mutex_t lock;
-    pthread_cond_t wake; /* the vCPU's thread waits here while halted */
-    pthread_t thread;
     struct timer_queue queue;
     struct timer sampler; /* of the loop; config.sample_ns */
     uint64_t start_ns;   /* host time of guest time 0, moved by pauses; changes only while no vCPU is in the engine */
@@ -77,20 +90,48 @@ struct vm {
     struct vm_result result;
     struct error error;
     bool failed;
-    uint64_t halted_ns;
-    uint64_t halted_since_ns; /* host time, while it waits; 0: it does not */
-    bool running;        /* `runner` is the vCPU's thread, and executes or waits */
-    pthread_t runner;
+    uint64_t halted_ns;  /* of all vCPUs */
+    unsigned accessor;   /* the vCPU that accesses a device */
     unsigned inside;     /* vCPUs in the engine */
     unsigned pauses;     /* vm_pause() without vm_resume() */
     uint64_t paused_ns;  /* host time at which guest time stopped, while it stands still */
     bool standing;       /* ... which it does */
-    pthread_cond_t outside; /* the loop's thread waits here for vCPUs to leave the engine */
+    pthread_cond_t outside; /* who waits for vCPUs to leave the engine */
+    struct hot *hot;     /* where all vCPUs were, as of the last vm_stats(); NULL: nobody asks */
     struct stats past;   /* what engines that are not attached any more have counted */
     uint64_t entered_ns; /* clock "instructions": guest time when it last let go of the lock */
 
     _Atomic int stop_reason; /* enum vm_stop_reason, 0: none */
 };
+
+/* ---- all vCPUs ---- */
+
+static void raise_all(struct vm *vm, uint32_t pending)
+{
+    for (unsigned i = 0; i < vm->cpu_count; i++)
+        vcpu_raise(vm->cpus[i].vcpu, pending);
+}
+
+/* With the lock. */
+static void wake_all(struct vm *vm)
+{
+    for (unsigned i = 0; i < vm->cpu_count; i++)
+        pthread_cond_broadcast(&vm->cpus[i].wake);
+}
+
+static void wake(struct vm *vm, unsigned cpu)
+{
+    pthread_cond_broadcast(&vm->cpus[vm->by_turns ? 0 : cpu].wake);
+}
+
+/* The vCPU that the calling thread runs; NULL: it is another thread, or none runs. */
+static struct vcpu *own_vcpu(const struct vm *vm)
+{
+    for (unsigned i = 0; i < vm->cpu_count; i++)
+        if (vm->cpus[i].running && pthread_equal(vm->cpus[i].thread, pthread_self()))
+            return vm->cpus[vm->by_turns ? vm->turn : i].vcpu;
+    return NULL;
+}
 
 /* ---- clocks ---- */
 
@@ -100,18 +141,21 @@ static uint64_t host_now_ns(void *opaque)
     return (vm->standing ? vm->paused_ns : clock_monotonic_ns()) - vm->start_ns;
 }
 
-/* On the vCPU's thread, or while there is none. */
+/* On the thread that runs the vCPUs, or while there is none. */
 static uint64_t exact_now_ns(const struct vm *vm)
 {
-    const struct vcpu *v = vm->vcpu;
-    uint64_t uncounted = v->run_start != NULL ? (uint64_t)(v->in - v->run_start) : 0; /* a device is accessed amid a run */
-    return (v->instructions + uncounted) * INSTRUCTION_NS + vm->skipped_ns;
+    const struct vcpu *v = vm->cpus[vm->turn].vcpu;
+    uint64_t count = v->run_start != NULL ? (uint64_t)(v->in - v->run_start) : 0; /* a device is accessed amid a run */
+    for (unsigned i = 0; i < vm->cpu_count; i++)
+        count += vm->cpus[i].vcpu->instructions;
+    return count * INSTRUCTION_NS + vm->skipped_ns;
 }
 
 static uint64_t instruction_now_ns(void *opaque)
 {
     struct vm *vm = opaque;
-    return vm->running && !vm->standing && !pthread_equal(vm->runner, pthread_self()) ? vm->entered_ns : exact_now_ns(vm);
+    bool elsewhere = vm->cpus[0].running && !vm->standing && !pthread_equal(vm->cpus[0].thread, pthread_self());
+    return elsewhere ? vm->entered_ns : exact_now_ns(vm);
 }
 
 /* The host's time of the next guest timer. Guests may ask for times that the host's clock cannot even express. */
@@ -127,8 +171,8 @@ static void earliest_changed(void *opaque)
 {
     struct vm *vm = opaque;
     if (vm->config.clock == CLOCK_INSTRUCTIONS) {
-        vcpu_raise(vm->vcpu, PENDING_STOP); /* the engine's target has changed */
-        pthread_cond_broadcast(&vm->wake);  /* or, by input from outside, the time to which a halted one may skip */
+        vcpu_raise(vm->cpus[vm->turn].vcpu, PENDING_STOP); /* the engine's target has changed */
+        wake_all(vm); /* or, by input from outside, the time to which halted ones may skip */
     } else {
         loop_set_deadline(vm->config.loop, next_host_ns(vm));
     }
@@ -143,8 +187,9 @@ static void end(struct vm *vm, enum vm_end how, int code)
         vm->result.end = how;
         vm->result.code = code;
     }
-    vcpu_raise(vm->vcpu, PENDING_STOP);
-    pthread_cond_broadcast(&vm->wake);
+    raise_all(vm, PENDING_STOP);
+    wake_all(vm);
+    pthread_cond_broadcast(&vm->outside);
     loop_wake(vm->config.loop);
 }
 
@@ -171,22 +216,21 @@ static void on_reset(void *opaque)
         return;
     }
     vm->reset_requested = true;
-    vcpu_raise(vm->vcpu, PENDING_RESET);
+    raise_all(vm, PENDING_RESET);
+    wake_all(vm);
 }
 
 static void on_cpu_raise(void *opaque, unsigned cpu, uint32_t pending)
 {
-    (void)cpu;
     struct vm *vm = opaque;
-    vcpu_raise(vm->vcpu, pending);
-    pthread_cond_broadcast(&vm->wake);
+    vcpu_raise(vm->cpus[cpu].vcpu, pending);
+    wake(vm, cpu);
 }
 
 static void on_cpu_lower(void *opaque, unsigned cpu, uint32_t pending)
 {
-    (void)cpu;
     struct vm *vm = opaque;
-    atomic_fetch_and(&vm->vcpu->pending, ~pending);
+    atomic_fetch_and(&vm->cpus[cpu].vcpu->pending, ~pending);
 }
 
 static uint64_t on_random(void *opaque)
@@ -205,10 +249,19 @@ static uint64_t on_random(void *opaque)
 static void on_watched_written(void *opaque, gpa_t gpa, unsigned size)
 {
     struct vm *vm = opaque;
-    if (vm->running && !pthread_equal(vm->runner, pthread_self()))
-        code_cache_note_written(vm->vcpu, gpa >> PAGE_SHIFT);
+    struct vcpu *own = own_vcpu(vm);
+    if (vm->crew != NULL)
+        crew_written(vm->crew, own, gpa, size);
+    else if (vm->cpus[0].running && own == NULL)
+        code_cache_note_written(vm->cpus[0].vcpu, gpa >> PAGE_SHIFT);
     else
-        mmu_written(vm->vcpu, gpa, size);
+        mmu_written(vm->cpus[0].vcpu, gpa, size);
+}
+
+/* What everybody has cached of the memory map is old. */
+static void on_map_changed(void *opaque)
+{
+    raise_all(opaque, PENDING_FLUSH);
 }
 
 /* ---- creation ---- */
@@ -227,7 +280,7 @@ static bool load_kernel(struct vm *vm, struct error *err)
     if (!boot_load(vm->memory, &request, &state, err))
         return false;
     log_info(vm->config.log, "%s", state.description);
-    boot_state_apply(&state, vm->vcpu);
+    boot_state_apply(&state, vm->cpus[0].vcpu); /* the others wait for a startup IPI */
     return true;
 }
 
@@ -245,44 +298,80 @@ static bool watch_vcpu(struct vm *vm, struct door *door, struct vcpu *v, struct 
     return true;
 }
 
+static bool create_vcpus(struct vm *vm, struct error *err)
+{
+    const struct machine_config *config = &vm->config;
+    vm->model->cpus = vm->cpu_count;
+    if (config->stats != NULL && config->stats->hot != NULL && (vm->hot = hot_create()) == NULL)
+        return error_set(err, "out of memory");
+    if (vm->cpu_count > 1 && (vm->crew = crew_create(vm->memory, err)) == NULL)
+        return false;
+    for (unsigned i = 0; i < vm->cpu_count; i++) {
+        struct vm_cpu *cpu = &vm->cpus[i];
+        struct vcpu *v = cpu->vcpu = vcpu_create(vm->memory, vm->model, i, config->log, err);
+        if (v == NULL)
+            return false;
+        vm->vcpus[i] = v;
+        if (vm->crew != NULL)
+            crew_join(vm->crew, v);
+        cpu->door = (struct door){.memory = vm->memory,
+                                  .lock = &vm->lock,
+                                  .trace = config->trace,
+                                  .observer = config->observer,
+                                  .accessor = &vm->accessor};
+        if (!watch_vcpu(vm, &cpu->door, v, err))
+            return false;
+        v->shadow_policy = config->shadow;
+        v->translate_heat = config->heat;
+        v->verify_every = config->verify;
+    }
+    memory_set_watcher(vm->memory, on_watched_written, vm);
+    memory_set_map_watcher(vm->memory, on_map_changed, vm);
+    return true;
+}
+
+/* False if one of the vCPUs cannot be attached; then none is. */
+static bool attach_all(struct vm *vm, const struct engine *engine, struct error *err);
+
+static bool engine_suits(const struct vm *vm, const struct engine *engine, struct error *err)
+{
+    if (vm->config.verify != 0 && !engine->verifies)
+        return error_set(err, "--verify compares translated code: use --engine translate");
+    if (vm->cpu_count > 1 && !engine->several)
+        return error_set(err, "engine %s runs one processor: use --cpus 1, or --engine auto", engine->name);
+    return true;
+}
+
 static bool create_parts(struct vm *vm, struct error *err)
 {
     const struct machine_config *config = &vm->config;
     vm->engine = engine_find(config->engine, err);
     if (vm->engine == NULL)
         return false;
-    if (config->verify != 0 && !vm->engine->verifies)
-        return error_set(err, "--verify compares translated code: use --engine translate");
+    if (!engine_suits(vm, vm->engine, err))
+        return false;
+    if (config->verify != 0 && vm->cpu_count > 1 && !vm->by_turns)
+        return error_set(err, "--verify cannot compare while other processors run: use --clock instructions, or --cpus 1");
     vm->model = cpu_model_create(config->cpu, err);
     if (vm->model == NULL)
         return false;
     vm->memory = memory_create(config->ram_size, config->log, err);
     if (vm->memory == NULL)
         return false;
-    vm->vcpu = vcpu_create(vm->memory, vm->model, 0, config->log, err);
-    if (vm->vcpu == NULL)
+    if (!create_vcpus(vm, err) || !attach_all(vm, vm->engine, err))
         return false;
-    memory_set_watcher(vm->memory, on_watched_written, vm);
-    vm->door = (struct door){.memory = vm->memory, .lock = &vm->lock, .trace = config->trace, .observer = config->observer};
-    if (!watch_vcpu(vm, &vm->door, vm->vcpu, err))
-        return false;
-    vm->vcpu->shadow_policy = config->shadow;
-    vm->vcpu->translate_heat = config->heat;
-    vm->vcpu->verify_every = config->verify;
-    if (!vm->engine->attach(vm->vcpu, err))
-        return false;
-    vm->attached = true;
     bool host = config->clock == CLOCK_HOST;
     timer_queue_init(&vm->queue, host ? host_now_ns : instruction_now_ns, earliest_changed, vm);
     const struct pc_config pc = {
         .memory = vm->memory,
         .queue = &vm->queue,
-        .vcpus = &vm->vcpu,
-        .cpu_count = 1,
+        .vcpus = vm->vcpus,
+        .cpu_count = vm->cpu_count,
         .serial = config->serial,
         .debugcon = config->debugcon,
         .wall_base_ns = host ? clock_wall_ns() : REPEATABLE_EPOCH_S * NS_PER_S,
         .lock = &vm->lock,
+        .accessor = &vm->accessor,
         .log = config->log,
         .ops = {.power_off = on_power_off,
                 .reset = on_reset,
@@ -305,12 +394,14 @@ struct vm *vm_create(const struct machine_config *config, struct error *err)
         return NULL;
     }
     vm->config = *config;
+    vm->cpu_count = config->cpus != 0 ? config->cpus : 1;
+    check(vm->cpu_count <= MACHINE_CPUS_MAX);
+    vm->by_turns = config->clock == CLOCK_INSTRUCTIONS;
     pthread_mutex_init(&vm->lock, NULL);
-    pthread_condattr_t attr;
-    pthread_condattr_init(&attr);
-    pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
-    pthread_cond_init(&vm->wake, &attr);
-    pthread_condattr_destroy(&attr);
+    for (unsigned i = 0; i < vm->cpu_count; i++) {
+        vm->cpus[i].vm = vm;
+        pthread_cond_init(&vm->cpus[i].wake, NULL);
+    }
     pthread_cond_init(&vm->outside, NULL);
     vm->start_ns = clock_monotonic_ns();
     if (!create_parts(vm, err)) {
@@ -320,38 +411,49 @@ struct vm *vm_create(const struct machine_config *config, struct error *err)
     return vm;
 }
 
+static void detach_all(struct vm *vm)
+{
+    for (unsigned i = 0; i < vm->cpu_count; i++) {
+        if (vm->cpus[i].attached)
+            vm->engine->detach(vm->vcpus[i]);
+        vm->cpus[i].attached = false;
+    }
+}
+
 void vm_destroy(struct vm *vm)
 {
     if (vm == NULL)
         return;
     pc_destroy(vm->pc);
-    if (vm->attached)
-        vm->engine->detach(vm->vcpu);
-    vcpu_destroy(vm->vcpu);
-    hot_destroy(vm->door.stats.hot);
+    detach_all(vm);
+    crew_destroy(vm->crew);
+    for (unsigned i = 0; i < vm->cpu_count; i++) {
+        vcpu_destroy(vm->vcpus[i]);
+        hot_destroy(vm->cpus[i].door.stats.hot);
+        pthread_cond_destroy(&vm->cpus[i].wake);
+    }
+    hot_destroy(vm->hot);
     memory_destroy(vm->memory);
     free(vm->model);
     pthread_cond_destroy(&vm->outside);
-    pthread_cond_destroy(&vm->wake);
     pthread_mutex_destroy(&vm->lock);
     free(vm);
 }
 
 const struct vcpu *vm_vcpu(const struct vm *vm, unsigned index)
 {
-    check(index == 0);
-    return vm->vcpu;
+    check(index < vm->cpu_count);
+    return vm->vcpus[index];
+}
+
+unsigned vm_vcpu_count(const struct vm *vm)
+{
+    return vm->cpu_count;
 }
 
 struct pc *vm_pc(const struct vm *vm)
 {
     return vm->pc;
-}
-
-unsigned vm_vcpu_count(const struct vm *vm)
-{
-    (void)vm;
-    return 1;
 }
 
 /* ---- running ---- */
@@ -360,26 +462,32 @@ void vm_stop(struct vm *vm, enum vm_stop_reason reason)
 {
     int none = 0;
     atomic_compare_exchange_strong(&vm->stop_reason, &none, (int)reason);
-    vcpu_raise(vm->vcpu, PENDING_STOP);
+    raise_all(vm, PENDING_STOP);
     loop_wake(vm->config.loop);
 }
 
 void vm_reset(struct vm *vm)
 {
     on_reset(vm);
-    pthread_cond_broadcast(&vm->wake);
 }
 
 /* ---- pauses ---- */
 
 /* Pauses do not count: they are no time of the machine's. */
-static void halted_account(struct vm *vm)
+static void halted_account(struct vm_cpu *cpu)
 {
+    struct vm *vm = cpu->vm;
     uint64_t now_ns = vm->standing ? vm->paused_ns : clock_monotonic_ns();
-    if (vm->halted_since_ns == 0)
+    if (cpu->halted_since_ns == 0)
         return;
-    vm->halted_ns += now_ns > vm->halted_since_ns ? now_ns - vm->halted_since_ns : 0;
-    vm->halted_since_ns = now_ns;
+    vm->halted_ns += now_ns > cpu->halted_since_ns ? now_ns - cpu->halted_since_ns : 0;
+    cpu->halted_since_ns = now_ns;
+}
+
+static void wait_outside(struct vm *vm)
+{
+    while (vm->inside > 0)
+        pthread_cond_wait(&vm->outside, &vm->lock);
 }
 
 void vm_pause(struct vm *vm)
@@ -387,13 +495,13 @@ void vm_pause(struct vm *vm)
     vm->pauses++;
     if (vm->standing)
         return;
-    vcpu_raise(vm->vcpu, PENDING_STOP);
-    pthread_cond_broadcast(&vm->wake); /* a halted processor of a repeatable run may be skipping time */
-    while (vm->inside > 0)
-        pthread_cond_wait(&vm->outside, &vm->lock);
+    raise_all(vm, PENDING_STOP);
+    wake_all(vm); /* halted processors of a repeatable run may be skipping time */
+    wait_outside(vm);
     vm->paused_ns = clock_monotonic_ns();
     vm->standing = true;
-    halted_account(vm);
+    for (unsigned i = 0; i < vm->cpu_count; i++)
+        halted_account(&vm->cpus[i]);
 }
 
 void vm_resume(struct vm *vm)
@@ -402,12 +510,13 @@ void vm_resume(struct vm *vm)
     if (--vm->pauses > 0)
         return;
     vm->start_ns += clock_monotonic_ns() - vm->paused_ns;
-    if (vm->halted_since_ns != 0)
-        vm->halted_since_ns = clock_monotonic_ns();
+    for (unsigned i = 0; i < vm->cpu_count; i++)
+        if (vm->cpus[i].halted_since_ns != 0)
+            vm->cpus[i].halted_since_ns = clock_monotonic_ns();
     vm->standing = false;
     if (vm->config.clock == CLOCK_HOST)
         loop_set_deadline(vm->config.loop, next_host_ns(vm));
-    pthread_cond_broadcast(&vm->wake);
+    wake_all(vm);
 }
 
 bool vm_is_paused(const struct vm *vm)
@@ -415,14 +524,28 @@ bool vm_is_paused(const struct vm *vm)
     return vm->pauses > 0;
 }
 
-/* With the lock, on the vCPU's thread: until the machine may go on, or something has to be done first. */
-static void wait_paused(struct vm *vm)
+/* With the lock, on a vCPU's thread: until the machine may go on, or something has to be done first. */
+static void wait_paused(struct vm_cpu *cpu)
 {
+    struct vm *vm = cpu->vm;
     while (vm->pauses > 0 && !vm->ended && !vm->reset_requested)
-        pthread_cond_wait(&vm->wake, &vm->lock);
+        pthread_cond_wait(&cpu->wake, &vm->lock);
 }
 
 /* ---- the engine ---- */
+
+static bool attach_all(struct vm *vm, const struct engine *engine, struct error *err)
+{
+    vm->engine = engine;
+    for (unsigned i = 0; i < vm->cpu_count; i++) {
+        vm->cpus[i].attached = engine->attach(vm->vcpus[i], err);
+        if (!vm->cpus[i].attached) {
+            detach_all(vm);
+            return vm->cpu_count == 1 ? false : error_prefix(err, "processor %u of %u", i + 1, vm->cpu_count);
+        }
+    }
+    return true;
+}
 
 const char *vm_engine(const struct vm *vm)
 {
@@ -433,34 +556,32 @@ const char *vm_engine(const struct vm *vm)
 static void engine_leave(struct vm *vm)
 {
     if (vm->engine->stats != NULL) {
-        struct stats *stats = calloc(1, sizeof *stats);
+        struct stats *stats = malloc(sizeof *stats);
         check(stats != NULL);
-        vm->engine->stats(vm->vcpu, stats);
-        stats->translate.cache_bytes = 0;
-        stats->shadow.bytes = 0;
-        stats_merge(&vm->past, stats);
+        for (unsigned i = 0; i < vm->cpu_count; i++) {
+            memset(stats, 0, sizeof *stats);
+            vm->engine->stats(vm->vcpus[i], stats);
+            stats->translate.cache_bytes = 0;
+            stats->shadow.bytes = 0;
+            stats_merge(&vm->past, stats);
+        }
         free(stats);
     }
-    vm->engine->detach(vm->vcpu);
-    vm->attached = false;
+    detach_all(vm);
 }
 
 static bool engine_enter(struct vm *vm, const struct engine *engine, struct error *err)
 {
-    mmu_flush(vm->vcpu); /* what one engine has entered another may not expect */
-    vm->attached = engine->attach(vm->vcpu, err);
-    if (vm->attached)
-        vm->engine = engine;
-    return vm->attached;
+    for (unsigned i = 0; i < vm->cpu_count; i++)
+        mmu_flush(vm->vcpus[i]); /* what one engine has entered another may not expect */
+    return attach_all(vm, engine, err);
 }
 
 bool vm_set_engine(struct vm *vm, const char *name, struct error *err)
 {
     const struct engine *engine = engine_find(name, err), *before = vm->engine;
-    if (engine == NULL)
+    if (engine == NULL || !engine_suits(vm, engine, err))
         return false;
-    if (vm->config.verify != 0 && !engine->verifies)
-        return error_set(err, "engine %s cannot compare translated code, which --verify asks for", engine->name);
     if (engine == before || vm->ended)
         return true;
     vm_pause(vm);
@@ -475,6 +596,8 @@ bool vm_set_engine(struct vm *vm, const char *name, struct error *err)
     return ok;
 }
 
+/* ---- resets ---- */
+
 /* The files are read anew for every reset. Opening a named pipe again would wait for somebody to write to it. */
 static bool can_read_again(const char *path, struct error *err)
 {
@@ -484,15 +607,18 @@ static bool can_read_again(const char *path, struct error *err)
     return error_set(err, "%s: is not a regular file and cannot be read again; use a file, or --no-reboot", path);
 }
 
-/* On the vCPU's thread, with the lock. */
+/* With the lock, while no vCPU is in the engine. */
 static void reset_now(struct vm *vm)
 {
     vm->reset_requested = false;
     pc_reset(vm->pc);
-    atomic_store(&vm->vcpu->pending, 0);
-    vcpu_reset(vm->vcpu, false);
-    code_cache_reset(vm->vcpu);
-    mmu_flush(vm->vcpu);
+    for (unsigned i = 0; i < vm->cpu_count; i++) {
+        struct vcpu *v = vm->vcpus[i];
+        atomic_store(&v->pending, 0);
+        vcpu_reset(v, false);
+        code_cache_reset(v);
+        mmu_flush(v);
+    }
     if (!can_read_again(vm->config.kernel, &vm->error) || !can_read_again(vm->config.initrd, &vm->error) ||
         !load_kernel(vm, &vm->error)) {
         error_prefix(&vm->error, "after a reset");
@@ -500,6 +626,81 @@ static void reset_now(struct vm *vm)
         end(vm, VM_END_STOPPED, 0);
     }
 }
+
+/* A reset was asked for: the first vCPU's thread waits until all are outside, and does it; the others wait for that. */
+static void take_reset(struct vm_cpu *cpu)
+{
+    struct vm *vm = cpu->vm;
+    if (cpu == &vm->cpus[0]) {
+        wait_outside(vm);
+        reset_now(vm);
+        wake_all(vm);
+    } else {
+        while (vm->reset_requested && !vm->ended)
+            pthread_cond_wait(&cpu->wake, &vm->lock);
+    }
+}
+
+/* ---- the vCPUs' threads ---- */
+
+/* With the lock, which is given away meanwhile. */
+static void run_engine(struct vm_cpu *cpu, uint64_t until)
+{
+    struct vm *vm = cpu->vm;
+    struct vcpu *v = cpu->vcpu;
+    vm->inside++;
+    pthread_mutex_unlock(&vm->lock);
+    if (atomic_load(&vm->stop_reason) == 0) {
+        crew_enter(v);
+        vm->engine->run(v, until);
+        crew_leave(v);
+    }
+    pthread_mutex_lock(&vm->lock);
+    vm->inside--;
+    pthread_cond_broadcast(&vm->outside);
+    if (atomic_load(&vm->stop_reason) != 0) {
+        end(vm, VM_END_STOPPED, atomic_load(&vm->stop_reason));
+    } else if (v->activity == ACTIVITY_SHUTDOWN && !vm->reset_requested) {
+        if (!vm->ended)
+            vm->result.cpu = v->index;
+        end(vm, VM_END_TRIPLE_FAULT, 0);
+    }
+}
+
+/* Lets the halted processor wait for an event. With the lock; returns when it can go on, or the run has ended. */
+static void wait_halted(struct vm_cpu *cpu)
+{
+    struct vm *vm = cpu->vm;
+    cpu->halted_since_ns = clock_monotonic_ns();
+    while (!vm->ended && !vm->reset_requested && vm->pauses == 0 && !vcpu_runnable(cpu->vcpu))
+        pthread_cond_wait(&cpu->wake, &vm->lock);
+    halted_account(cpu);
+    cpu->halted_since_ns = 0;
+}
+
+static void *cpu_thread(void *opaque)
+{
+    struct vm_cpu *cpu = opaque;
+    struct vm *vm = cpu->vm;
+    check_set_context(postmortem_context, cpu->vcpu);
+    pthread_mutex_lock(&vm->lock);
+    while (!vm->ended) {
+        atomic_fetch_and(&cpu->vcpu->pending, ~(uint32_t)(PENDING_STOP | PENDING_RESET));
+        if (vm->reset_requested)
+            take_reset(cpu);
+        else if (vm->pauses > 0)
+            wait_paused(cpu);
+        else if (!vcpu_runnable(cpu->vcpu))
+            wait_halted(cpu);
+        else
+            run_engine(cpu, UINT64_MAX);
+    }
+    pthread_mutex_unlock(&vm->lock);
+    check_set_context(NULL, NULL);
+    return NULL;
+}
+
+/* ---- one thread for all vCPUs, by turns ---- */
 
 /* Gives the loop's thread a chance, now and then: a lock that is taken again at once is given to nobody. */
 static void lend_lock(struct vm *vm, uint64_t *held_since_ns)
@@ -513,85 +714,97 @@ static void lend_lock(struct vm *vm, uint64_t *held_since_ns)
     *held_since_ns = clock_monotonic_ns();
 }
 
-/* Lets the halted processor wait for an event. With the lock; returns when it can go on, or the run has ended. In a
- * repeatable run timers may fire for ever without waking it. */
-static void wait_halted(struct vm *vm)
+/* Makes it the next one's turn; NULL: all are halted. */
+static struct vm_cpu *next_turn(struct vm *vm)
+{
+    for (unsigned n = 1; n <= vm->cpu_count; n++) {
+        unsigned i = (vm->turn + n) % vm->cpu_count;
+        if (!vcpu_runnable(vm->vcpus[i]))
+            continue;
+        vm->turn = i;
+        return &vm->cpus[i];
+    }
+    return NULL;
+}
+
+static bool any_runnable(const struct vm *vm)
+{
+    for (unsigned i = 0; i < vm->cpu_count; i++)
+        if (vcpu_runnable(vm->vcpus[i]))
+            return true;
+    return false;
+}
+
+/* All are halted: time jumps from timer to timer, which may fire for ever without waking anybody. */
+static void skip_halted(struct vm *vm)
 {
     uint64_t held_since = clock_monotonic_ns();
-    vm->halted_since_ns = held_since;
-    while (!vm->ended && !vm->reset_requested && vm->pauses == 0 && !vcpu_runnable(vm->vcpu)) {
+    vm->cpus[0].halted_since_ns = held_since;
+    while (!vm->ended && !vm->reset_requested && vm->pauses == 0 && !any_runnable(vm)) {
         uint64_t next = timer_queue_next(&vm->queue);
-        if (vm->config.clock == CLOCK_INSTRUCTIONS && next != TIMER_NEVER) {
+        if (next != TIMER_NEVER) {
             uint64_t now = timer_now_ns(&vm->queue);
             vm->skipped_ns += next > now ? next - now : 0;
             timer_queue_run(&vm->queue);
             lend_lock(vm, &held_since);
         } else {
             vm->entered_ns = exact_now_ns(vm);
-            pthread_cond_wait(&vm->wake, &vm->lock);
+            pthread_cond_wait(&vm->cpus[0].wake, &vm->lock);
         }
     }
-    halted_account(vm);
-    vm->halted_since_ns = 0;
+    halted_account(&vm->cpus[0]);
+    vm->cpus[0].halted_since_ns = 0;
 }
 
-/* Where the engine shall return by itself: for a repeatable run, at the instruction at which the next timer is due. */
-static uint64_t run_until(struct vm *vm)
+/* How many instructions until the next timer is due, or it is somebody else's turn. */
+static uint64_t turn_length(const struct vm *vm)
 {
-    if (vm->config.clock == CLOCK_HOST)
-        return UINT64_MAX;
-    timer_queue_run(&vm->queue);
     uint64_t next = timer_queue_next(&vm->queue), now = timer_now_ns(&vm->queue);
-    uint64_t instructions = SLICE_INSTRUCTIONS;
-    if (next != TIMER_NEVER) {
-        uint64_t left = next > now ? (next - now + INSTRUCTION_NS - 1) / INSTRUCTION_NS : 1;
-        instructions = left < instructions ? left : instructions;
-    }
-    return vm->vcpu->instructions + instructions;
+    uint64_t instructions = vm->cpu_count == 1 ? SLICE_INSTRUCTIONS : TURN_INSTRUCTIONS;
+    if (next == TIMER_NEVER)
+        return instructions;
+    uint64_t left = next > now ? (next - now + INSTRUCTION_NS - 1) / INSTRUCTION_NS : 1;
+    return left < instructions ? left : instructions;
 }
 
-static void *vcpu_thread(void *opaque)
+static void lower_all(struct vm *vm, uint32_t pending)
+{
+    for (unsigned i = 0; i < vm->cpu_count; i++)
+        atomic_fetch_and(&vm->vcpus[i]->pending, ~pending);
+}
+
+static void *turns_thread(void *opaque)
 {
     struct vm *vm = opaque;
-    struct vcpu *v = vm->vcpu;
-    check_set_context(postmortem_context, v);
     pthread_mutex_lock(&vm->lock);
-    vm->runner = pthread_self();
-    vm->running = true;
     while (!vm->ended) {
-        atomic_fetch_and(&v->pending, ~(uint32_t)(PENDING_STOP | PENDING_RESET));
+        lower_all(vm, PENDING_STOP | PENDING_RESET);
         if (vm->reset_requested)
             reset_now(vm);
         if (vm->pauses > 0) {
-            wait_paused(vm);
+            wait_paused(&vm->cpus[0]);
             continue;
         }
-        uint64_t until = run_until(vm);
-        atomic_fetch_and(&v->pending, ~(uint32_t)PENDING_STOP);
-        if (vm->ended)
-            break;
+        timer_queue_run(&vm->queue);
+        lower_all(vm, PENDING_STOP); /* the target follows from what the timers say now */
+        if (vm->ended || vm->reset_requested)
+            continue;
+        struct vm_cpu *cpu = next_turn(vm);
+        if (cpu == NULL) {
+            skip_halted(vm);
+            continue;
+        }
+        check_set_context(postmortem_context, cpu->vcpu);
         vm->entered_ns = exact_now_ns(vm);
-        vm->inside++;
-        pthread_mutex_unlock(&vm->lock);
-        if (atomic_load(&vm->stop_reason) == 0)
-            vm->engine->run(v, until);
-        pthread_mutex_lock(&vm->lock);
-        vm->inside--;
-        pthread_cond_signal(&vm->outside);
-        if (atomic_load(&vm->stop_reason) != 0)
-            end(vm, VM_END_STOPPED, atomic_load(&vm->stop_reason));
-        else if (v->activity == ACTIVITY_SHUTDOWN && !vm->reset_requested)
-            end(vm, VM_END_TRIPLE_FAULT, 0);
-        else if (!vcpu_runnable(v))
-            wait_halted(vm);
+        run_engine(cpu, cpu->vcpu->instructions + turn_length(vm));
     }
-    vm->running = false;
     pthread_mutex_unlock(&vm->lock);
     check_set_context(NULL, NULL);
     return NULL;
 }
 
-/* One turn of the owner's thread. */
+/* ---- the owner's thread ---- */
+
 static void run_loop_once(struct vm *vm)
 {
     loop_run_once(vm->config.loop, &vm->lock);
@@ -606,14 +819,12 @@ static void run_loop_once(struct vm *vm)
     }
 }
 
-void vm_stats(const struct vm *vm, struct stats *stats)
+/* What one vCPU has done. */
+static void cpu_stats(const struct vm *vm, unsigned cpu, struct stats *stats)
 {
-    const struct vcpu *v = vm->vcpu;
-    *stats = vm->door.stats;
+    const struct vcpu *v = vm->vcpus[cpu];
+    *stats = vm->cpus[cpu].door.stats;
     stats->instructions = v->instructions;
-    stats->wall_ns = (vm->standing ? vm->paused_ns : clock_monotonic_ns()) - vm->start_ns;
-    stats->halted_ns = vm->halted_ns;
-    stats->guest_ns = timer_now_ns(&vm->queue);
     stats->tlb_fills = v->count.tlb_fills;
     stats->tlb_flushes = v->count.tlb_flushes;
     stats->page_walks = v->count.page_walks;
@@ -622,17 +833,36 @@ void vm_stats(const struct vm *vm, struct stats *stats)
     stats->code_invalidations = v->count.code_invalidations;
     stats->host_stubs = v->count.host_stubs;
     stats->instructions_partial = v->instructions_partial;
-    stats->monitor_bytes = usage_private_bytes();
-    if (vm->attached && vm->engine->stats != NULL)
+    if (vm->cpus[cpu].attached && vm->engine->stats != NULL)
         vm->engine->stats(v, stats);
+}
+
+void vm_stats(const struct vm *vm, struct stats *stats)
+{
+    struct stats *one = malloc(sizeof *one);
+    check(one != NULL);
+    memset(stats, 0, sizeof *stats);
+    stats->hot = vm->hot;
+    if (vm->hot != NULL)
+        memset(vm->hot, 0, sizeof *vm->hot);
+    for (unsigned i = 0; i < vm->cpu_count; i++) {
+        cpu_stats(vm, i, one);
+        stats_merge(stats, one);
+    }
+    free(one);
     stats_merge(stats, &vm->past);
+    stats->wall_ns = (vm->standing ? vm->paused_ns : clock_monotonic_ns()) - vm->start_ns;
+    stats->halted_ns = vm->halted_ns;
+    stats->threads = vm->by_turns ? 1 : vm->cpu_count;
+    stats->guest_ns = timer_now_ns(&vm->queue);
+    stats->monitor_bytes = usage_private_bytes();
 }
 
 /* Asks the vCPUs where they are: those that are not halted say so before their next block. */
 static void sample(void *opaque)
 {
     struct vm *vm = opaque;
-    vcpu_raise(vm->vcpu, PENDING_SAMPLE);
+    raise_all(vm, PENDING_SAMPLE);
     timer_arm(&vm->sampler, clock_monotonic_ns() + vm->config.sample_ns);
 }
 
@@ -652,7 +882,7 @@ static void sampler_stop(struct vm *vm)
 
 static void collect_statistics(struct vm *vm)
 {
-    struct stats *stats = calloc(1, sizeof *stats);
+    struct stats *stats = malloc(sizeof *stats);
     check(stats != NULL);
     vm_stats(vm, stats);
     if (vm->config.stats != NULL)
@@ -662,12 +892,32 @@ static void collect_statistics(struct vm *vm)
     free(stats);
 }
 
+/* With the lock, so that none of them begins before all are there. Returns how many threads there are. */
+static unsigned start_threads(struct vm *vm, pthread_t threads[], struct error *err)
+{
+    unsigned wanted = vm->by_turns ? 1 : vm->cpu_count, count = 0;
+    for (; count < wanted; count++) {
+        struct vm_cpu *cpu = &vm->cpus[count];
+        int code = vm->by_turns ? pthread_create(&cpu->thread, NULL, turns_thread, vm)
+                                : pthread_create(&cpu->thread, NULL, cpu_thread, cpu);
+        if (code != 0) {
+            error_set(err, "cannot start the thread of processor %u: %s", count, strerror(code));
+            vm->failed = true;
+            vm->error = *err;
+            end(vm, VM_END_STOPPED, 0);
+            break;
+        }
+        threads[count] = cpu->thread;
+        cpu->running = true;
+    }
+    return count;
+}
+
 bool vm_run(struct vm *vm, struct vm_result *result, struct error *err)
 {
-    int code = pthread_create(&vm->thread, NULL, vcpu_thread, vm);
-    if (code != 0)
-        return error_set(err, "cannot start the processor's thread: %s", strerror(code));
+    pthread_t threads[MACHINE_CPUS_MAX];
     pthread_mutex_lock(&vm->lock);
+    unsigned count = start_threads(vm, threads, err);
     sampler_start(vm);
     while (!vm->ended) {
         pthread_mutex_unlock(&vm->lock);
@@ -675,7 +925,10 @@ bool vm_run(struct vm *vm, struct vm_result *result, struct error *err)
     }
     sampler_stop(vm);
     pthread_mutex_unlock(&vm->lock);
-    pthread_join(vm->thread, NULL);
+    for (unsigned i = 0; i < count; i++) {
+        pthread_join(threads[i], NULL);
+        vm->cpus[i].running = false;
+    }
     collect_statistics(vm);
     *result = vm->result;
     if (vm->failed && err != NULL)

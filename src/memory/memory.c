@@ -1,10 +1,15 @@
 /* Guest-physical address space. See memory.h for the model.
  *
+ * The map of ranges is read without a lock and changes under the device lock. `generation` is odd while it does; who reads
+ * looks at it before and after, and reads again if it was odd or another one (a sequence lock: Lameter, "Effective
+ * synchronization on Linux/NUMA systems", 2005). What was read meanwhile is thrown away before it is used.
+ *
  * Ports: a table of 65,536 bytes names for each port the entry in `port_ranges` that claims it; 0 is nobody. MMIO and
  * ROM ranges are few (tens), kept in an array newest first and searched linearly: the CPU caches what it finds. */
 #include "memory/memory.h"
 
 #include <inttypes.h>
+#include <sched.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -41,6 +46,8 @@ struct memory {
     struct log *log;
     void (*written)(void *opaque, gpa_t gpa, unsigned size);
     void *written_opaque;
+    void (*map_changed)(void *opaque);
+    void *map_changed_opaque;
     uint64_t generation;
     /* The longest stretch of low RAM that no range lies over: nearly all of it. */
     gpa_t clear_base;
@@ -64,9 +71,14 @@ static uint64_t clear_from(const struct memory *memory, gpa_t base)
     return end > base ? end - base : 0;
 }
 
+static void ranges_begin_change(struct memory *memory)
+{
+    __atomic_store_n(&memory->generation, memory->generation + 1, __ATOMIC_RELAXED);
+    __atomic_thread_fence(__ATOMIC_SEQ_CST);
+}
+
 static void ranges_changed(struct memory *memory)
 {
-    memory->generation++;
     memory->clear_base = 0;
     memory->clear_size = clear_from(memory, 0);
     for (unsigned i = 0; i < memory->range_count; i++) {
@@ -77,6 +89,9 @@ static void ranges_changed(struct memory *memory)
             memory->clear_size = size;
         }
     }
+    __atomic_store_n(&memory->generation, memory->generation + 1, __ATOMIC_RELEASE);
+    if (memory->map_changed != NULL)
+        memory->map_changed(memory->map_changed_opaque);
 }
 
 #define VIEW_GUARD (16 * PAGE_SIZE) /* without access, on both sides of a view */
@@ -130,6 +145,7 @@ struct memory *memory_create(uint64_t ram_size, struct log *log, struct error *e
                               MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (memory->page_flags == MAP_FAILED)
         goto fail;
+    ranges_begin_change(memory);
     ranges_changed(memory);
     return memory;
 fail:
@@ -178,7 +194,13 @@ const uint8_t *memory_page_flags(const struct memory *memory)
 
 uint64_t memory_generation(const struct memory *memory)
 {
-    return memory->generation;
+    return __atomic_load_n(&memory->generation, __ATOMIC_ACQUIRE);
+}
+
+void memory_set_map_watcher(struct memory *memory, void (*changed)(void *opaque), void *opaque)
+{
+    memory->map_changed = changed;
+    memory->map_changed_opaque = opaque;
 }
 
 /* Offset into the memfd of the RAM byte at `gpa`, or UINT64_MAX. */
@@ -202,9 +224,9 @@ static struct range *range_find(const struct memory *memory, gpa_t gpa)
     return NULL;
 }
 
-struct page_backing memory_page(struct memory *memory, gpa_t gpa)
+/* What the map says at this moment; it may be changing. */
+static struct page_backing page_find(struct memory *memory, gpa_t gpa)
 {
-    gpa &= ~PAGE_OFFSET_MASK;
     if (likely(gpa - memory->clear_base < memory->clear_size))
         return (struct page_backing){
             .kind = PAGE_RAM, .hva = memory->ram + gpa, .flags = memory->page_flags + (gpa >> PAGE_SHIFT)};
@@ -218,6 +240,19 @@ struct page_backing memory_page(struct memory *memory, gpa_t gpa)
         return (struct page_backing){.kind = PAGE_NONE};
     return (struct page_backing){
         .kind = PAGE_RAM, .hva = memory->ram + offset, .flags = memory->page_flags + (offset >> PAGE_SHIFT)};
+}
+
+struct page_backing memory_page(struct memory *memory, gpa_t gpa)
+{
+    gpa &= ~PAGE_OFFSET_MASK;
+    for (;;) {
+        uint64_t generation = memory_generation(memory);
+        struct page_backing page = page_find(memory, gpa);
+        __atomic_thread_fence(__ATOMIC_ACQUIRE);
+        if (likely(!(generation & 1) && __atomic_load_n(&memory->generation, __ATOMIC_RELAXED) == generation))
+            return page;
+        sched_yield(); /* who changes it may be waiting for this core */
+    }
 }
 
 /* The next address behind `gpa` at which something may begin or end; MEMORY_END if there is none. */
@@ -332,6 +367,7 @@ static bool range_insert(struct memory *memory, struct range range, struct error
                          range.size);
     if (memory->range_count == MAX_RANGES)
         return error_set(err, "more than %d memory ranges are mapped", MAX_RANGES);
+    ranges_begin_change(memory);
     memmove(&memory->ranges[1], &memory->ranges[0], memory->range_count * sizeof range);
     memory->ranges[0] = range;
     memory->range_count++;
@@ -352,6 +388,7 @@ bool memory_map_rom(struct memory *memory, gpa_t base, uint64_t size, uint8_t *b
 
 static void range_remove(struct memory *memory, unsigned i)
 {
+    ranges_begin_change(memory);
     memory->range_count--;
     memmove(&memory->ranges[i], &memory->ranges[i + 1], (memory->range_count - i) * sizeof(struct range));
     ranges_changed(memory);
@@ -611,4 +648,26 @@ void memory_describe(const struct memory *memory, FILE *out)
         if (owner != 0)
             describe_line(out, first, port - 1, 4, "i/o", memory->port_ranges[owner - 1].ops->name);
     }
+}
+
+/* ---- windows ---- */
+
+uint8_t *memory_window_create(void)
+{
+    void *window = mmap(NULL, 2 * PAGE_SIZE, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    return window == MAP_FAILED ? NULL : window;
+}
+
+void memory_window_destroy(uint8_t *window)
+{
+    if (window != NULL)
+        munmap(window, 2 * PAGE_SIZE);
+}
+
+bool memory_window_set(const struct memory *memory, uint8_t *window, unsigned n, const uint8_t *page)
+{
+    uint64_t offset = (uint64_t)(page - memory->ram);
+    check(n < 2 && offset < memory->ram_size);
+    return mmap(window + n * PAGE_SIZE, PAGE_SIZE, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, memory->fd,
+                (off_t)offset) != MAP_FAILED;
 }

@@ -16,9 +16,9 @@
  *
  * Unclaimed ports and addresses read as ones and swallow writes.
  *
- * Threads: mappings change only under the device lock while no vCPU runs, or by the vCPU thread itself. The
- * accessors of RAM are safe from any thread (guest RAM is racy by nature); device callbacks are to be
- * called under the device lock.
+ * Threads: mappings change only under the device lock, or before anybody else runs. The accessors of RAM and memory_page()
+ * are safe from any thread at any time (guest RAM is racy by nature); device callbacks are to be called under the device
+ * lock.
  */
 #ifndef RING3_MEMORY_MEMORY_H
 #define RING3_MEMORY_MEMORY_H
@@ -131,5 +131,13 @@ void memory_notify_written(struct memory *memory, gpa_t gpa, unsigned size);
 
 /* A counter that goes up with every change of mappings: caches of memory_page() compare it. */
 uint64_t memory_generation(const struct memory *memory);
+/* Hears of every change, after it, on the thread that made it. */
+void memory_set_map_watcher(struct memory *memory, void (*changed)(void *opaque), void *opaque);
+
+/* A window is address space for two pages of RAM, side by side on the host though they are not in RAM: locked accesses across
+ * pages go through one. NULL, or false: the host has none to give. `page` is memory_page().hva, `n` 0 or 1. */
+uint8_t *memory_window_create(void);
+void memory_window_destroy(uint8_t *window);
+bool memory_window_set(const struct memory *memory, uint8_t *window, unsigned n, const uint8_t *page);
 
 #endif

@@ -10,9 +10,11 @@
 #include <string.h>
 
 #include "base/check.h"
+#include "cpu/code_cache.h"
+#include "cpu/crew.h"
+#include "cpu/decode.h"
 #include "cpu/insn.h"
 #include "memory/memory.h"
-#include "cpu/code_cache.h"
 #include "mmu/shadow.h"
 #include "mmu/walk.h"
 
@@ -64,8 +66,7 @@ static void tlb_enter(struct vcpu *v, struct tlb *tlb, gva_t gva, gpa_t gpa, con
     struct tlb_entry *e = &tlb->entries[gva >> PAGE_SHIFT & (TLB_SIZE - 1)];
     tlb->used = true;
     e->read_tag = gva_page;
-    bool plain_write =
-        page->kind == PAGE_RAM && writable && !(__atomic_load_n(page->flags, __ATOMIC_RELAXED) & PAGE_WATCHED);
+    bool plain_write = page->kind == PAGE_RAM && writable && crew_may_write(v, page->flags);
     e->write_tag = plain_write ? gva_page : TLB_NO_TAG;
     e->addend = (intptr_t)page->hva - (intptr_t)gva_page;
     e->gpa = gpa & ~PAGE_OFFSET_MASK;
@@ -192,10 +193,31 @@ static unsigned device_piece(gpa_t gpa, unsigned size)
     return 1;
 }
 
+/* Constant sizes become single loads and stores: other processors see an aligned access as a whole. */
+static void bytes_copy(uint8_t *to, const uint8_t *from, unsigned size)
+{
+    switch (size) {
+    case 1: *to = *from; break;
+    case 2: memcpy(to, from, 2); break;
+    case 4: memcpy(to, from, 4); break;
+    case 8: memcpy(to, from, 8); break;
+    default: memcpy(to, from, size);
+    }
+}
+
+/* After bytes have been stored by other means than a plain way: tells who watches them. */
+static void written(struct vcpu *v, gpa_t gpa, const struct page_backing *page, unsigned size)
+{
+    if (v->crew != NULL) /* who watches sets the flag first and reads then: the store must not be late */
+        __atomic_thread_fence(__ATOMIC_SEQ_CST);
+    if (__atomic_load_n(page->flags, __ATOMIC_RELAXED) & PAGE_WATCHED)
+        memory_notify_written(v->memory, gpa, size);
+}
+
 static void page_read(struct vcpu *v, gpa_t gpa, const struct page_backing *page, uint8_t *buffer, unsigned size)
 {
     if (page->kind == PAGE_RAM || page->kind == PAGE_ROM) {
-        memcpy(buffer, page->hva + (gpa & PAGE_OFFSET_MASK), size);
+        bytes_copy(buffer, page->hva + (gpa & PAGE_OFFSET_MASK), size);
         return;
     }
     for (unsigned done = 0; done < size;) {
@@ -213,16 +235,8 @@ static void page_write(struct vcpu *v, gpa_t gpa, const struct page_backing *pag
         v->rehearsal(v, plain ? page->hva + (gpa & PAGE_OFFSET_MASK) : NULL, size);
     }
     if (page->kind == PAGE_RAM) {
-        uint8_t *to = page->hva + (gpa & PAGE_OFFSET_MASK);
-        switch (size) { /* constant sizes become single stores */
-        case 1: *to = *buffer; break;
-        case 2: memcpy(to, buffer, 2); break;
-        case 4: memcpy(to, buffer, 4); break;
-        case 8: memcpy(to, buffer, 8); break;
-        default: memcpy(to, buffer, size);
-        }
-        if (__atomic_load_n(page->flags, __ATOMIC_RELAXED) & PAGE_WATCHED)
-            memory_notify_written(v->memory, gpa, size);
+        bytes_copy(page->hva + (gpa & PAGE_OFFSET_MASK), buffer, size);
+        written(v, gpa, page, size);
         return;
     }
     if (page->kind == PAGE_ROM)
@@ -289,7 +303,7 @@ uint64_t access_read(struct vcpu *v, gva_t gva, unsigned size, unsigned flags)
     const struct tlb_entry *e = &tlb_for(v, flags)->entries[gva >> PAGE_SHIFT & (TLB_SIZE - 1)];
     uint64_t value = 0;
     if (tlb_hit(e->read_tag, gva, size))
-        memcpy(&value, (const void *)(gva + (uint64_t)e->addend), size);
+        bytes_copy((uint8_t *)&value, (const uint8_t *)(gva + (uint64_t)e->addend), size);
     else
         access_read_bytes(v, gva, &value, size, flags);
     return value;
@@ -319,27 +333,75 @@ void mem_write_slow(struct vcpu *v, gva_t gva, unsigned size, uint64_t value)
     access_write(v, gva, size, value, flags_of_running(v));
 }
 
+/* ---- read-modify-write ---- */
+
+/* A locked instruction is atomic wherever its operand lies in RAM: also in a page that is watched, which is told of it
+ * afterwards, and across two pages, which are seen side by side in a window: there the host locks the bus for us. Where
+ * nobody else could tell (not locked), or nobody promises anything (device space), a copy is used. */
+
+static bool is_locked(const struct vcpu *v)
+{
+    return v->in != NULL && ((v->in->flags & INSN_LOCK) || v->in->row == ROW_XCHG);
+}
+
+/* The bytes across two pages of RAM in one piece; NULL: the host does not give a window. */
+static uint8_t *rmw_window(struct vcpu *v, const struct span *span)
+{
+    if (v->rmw.window == NULL)
+        v->rmw.window = memory_window_create();
+    for (unsigned n = 0; n < 2 && v->rmw.window != NULL; n++) {
+        if (v->rmw.windowed[n] == span->page[n].hva)
+            continue;
+        v->rmw.windowed[n] = NULL;
+        if (!memory_window_set(v->memory, v->rmw.window, n, span->page[n].hva))
+            return NULL;
+        v->rmw.windowed[n] = span->page[n].hva;
+    }
+    return v->rmw.window == NULL ? NULL : v->rmw.window + (span->gpa[0] & PAGE_OFFSET_MASK);
+}
+
+/* Where the instruction can work on RAM itself. NULL: it cannot. */
+static void *rmw_direct(struct vcpu *v, const struct span *span)
+{
+    if (v->rehearsal != NULL || span->page[0].kind != PAGE_RAM)
+        return NULL;
+    if (span->size[1] == 0)
+        return span->page[0].hva + (span->gpa[0] & PAGE_OFFSET_MASK);
+    return span->page[1].kind == PAGE_RAM && is_locked(v) ? rmw_window(v, span) : NULL;
+}
+
 void *rmw_begin_slow(struct vcpu *v, gva_t gva, unsigned size)
 {
-    unsigned flags = flags_of_running(v) | ACCESS_WRITE;
     struct span span;
-    span_translate(v, gva, size, flags, &span);
-    if (v->rehearsal == NULL && span.size[1] == 0 && span.page[0].kind == PAGE_RAM &&
-        !(__atomic_load_n(span.page[0].flags, __ATOMIC_RELAXED) & PAGE_WATCHED))
-        return span.page[0].hva + (span.gpa[0] & PAGE_OFFSET_MASK);
+    span_translate(v, gva, size, flags_of_running(v) | ACCESS_WRITE, &span);
+    void *direct = rmw_direct(v, &span);
+    if (direct != NULL && span.size[1] == 0 && crew_may_write(v, span.page[0].flags))
+        return direct;
+    for (unsigned n = 0; n < 2; n++) {
+        v->rmw.gpa[n] = span.gpa[n];
+        v->rmw.size[n] = span.size[n];
+    }
+    v->rmw.active = true;
+    v->rmw.bounced = direct == NULL;
+    if (direct != NULL)
+        return direct;
     page_read(v, span.gpa[0], &span.page[0], v->rmw.bytes, span.size[0]);
     if (span.size[1] != 0)
         page_read(v, span.gpa[1], &span.page[1], v->rmw.bytes + span.size[0], span.size[1]);
-    v->rmw.gva = gva;
-    v->rmw.size = size;
-    v->rmw.active = true;
     return v->rmw.bytes;
 }
 
 void rmw_end_slow(struct vcpu *v)
 {
     v->rmw.active = false;
-    access_write_bytes(v, v->rmw.gva, v->rmw.bytes, v->rmw.size, flags_of_running(v));
+    const uint8_t *bytes = v->rmw.bytes;
+    for (unsigned n = 0; n < 2 && v->rmw.size[n] != 0; bytes += v->rmw.size[n++]) {
+        struct page_backing page = memory_page(v->memory, v->rmw.gpa[n]);
+        if (v->rmw.bounced)
+            page_write(v, v->rmw.gpa[n], &page, bytes, v->rmw.size[n]);
+        else if (page.kind == PAGE_RAM)
+            written(v, v->rmw.gpa[n], &page, v->rmw.size[n]);
+    }
 }
 
 /* ---- maintenance ---- */

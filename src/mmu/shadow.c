@@ -28,6 +28,7 @@
 #include <string.h>
 #include <sys/mman.h>
 
+#include "cpu/crew.h"
 #include "mmu/shadow_internal.h"
 
 #define PREFILL_PAGES 8 /* on either side */
@@ -178,9 +179,8 @@ void shadow_note_large(struct shadow *s, gva_t gva, const struct walk *walk)
 }
 
 /* What each kind of access may do with a page of RAM. */
-static unsigned rights_by_kind(const struct vcpu *v, const struct walk *walk, bool watched)
+static unsigned rights_by_kind(const struct vcpu *v, const struct walk *walk, bool plain)
 {
-    bool plain = walk->dirty && !watched;
     unsigned supervisor = plain && (walk->all_writable || !(v->cr0 & CR0_WP)) ? RIGHT_WRITE : RIGHT_READ;
     unsigned user = plain && walk->all_writable ? RIGHT_WRITE : RIGHT_READ;
     unsigned rights = supervisor << 2 * TLB_KERNEL_AC;
@@ -191,13 +191,14 @@ static unsigned rights_by_kind(const struct vcpu *v, const struct walk *walk, bo
     return rights;
 }
 
-struct record shadow_record(const struct vcpu *v, gva_t gva, bool wide, const struct walk *walk,
+struct record shadow_record(struct vcpu *v, gva_t gva, bool wide, const struct walk *walk,
                             const struct page_backing *page)
 {
-    bool watched = __atomic_load_n(page->flags, __ATOMIC_RELAXED) & PAGE_WATCHED;
+    bool writable = walk->dirty && (walk->all_writable || !(v->cr0 & CR0_WP));
+    bool plain = writable && crew_may_write(v, page->flags);
     uint64_t number = gva >> PAGE_SHIFT & (WIDE_PAGES - 1), ram = v->mmu_shadow->view[RIGHT_WRITE];
     return (struct record){
-        .key = key_make(number, wide, shadow_leaf_size(walk), rights_by_kind(v, walk, watched)),
+        .key = key_make(number, wide, shadow_leaf_size(walk), rights_by_kind(v, walk, plain)),
         .frame = (uint32_t)(((uint64_t)(uintptr_t)page->hva - ram) >> PAGE_SHIFT),
     };
 }

@@ -167,11 +167,6 @@ struct shadow {
     struct shadow_counters count;
 };
 
-static inline bool frame_is_watched(const struct shadow *s, uint32_t frame)
-{
-    return __atomic_load_n(&s->page_flags[frame], __ATOMIC_RELAXED) & PAGE_WATCHED;
-}
-
 static inline struct space *log_of(struct shadow *s, uint32_t ref)
 {
     return ref & REF_GLOBAL ? &s->global : s->current;
@@ -258,7 +253,7 @@ enum leaf_size shadow_leaf_size(const struct walk *walk);
 bool shadow_is_global(const struct vcpu *v, const struct walk *walk);
 void shadow_note_large(struct shadow *s, gva_t gva, const struct walk *walk);
 /* The key and frame for what a walk found in RAM. */
-struct record shadow_record(const struct vcpu *v, gva_t gva, bool wide, const struct walk *walk,
+struct record shadow_record(struct vcpu *v, gva_t gva, bool wide, const struct walk *walk,
                             const struct page_backing *page);
 
 #endif

@@ -22,6 +22,7 @@
 #include <string.h>
 
 #include "base/check.h"
+#include "cpu/crew.h"
 
 #define LOG_FIRST 64u    /* records that a log begins with */
 #define REREAD_MAX 8192u /* entries; more would hold up a switch for too long */
@@ -380,7 +381,7 @@ static void entries_enter(struct shadow *s)
             log_remove(s, log, n, false);
             continue;
         }
-        if ((key & KEY_RIGHTS_WRITE) && unlikely(frame_is_watched(s, record->frame)))
+        if ((key & KEY_RIGHTS_WRITE) && unlikely(!crew_may_write(s->v, &s->page_flags[record->frame])))
             record->key = key = key_without_write(key);
         place.island->ref[i] = ++n;
         place.island->large |= key_size(key) != LEAF_4K;

@@ -238,7 +238,7 @@ static void code_written_by_string_instruction(void **state)
 
 static bool never_interested(struct vcpu *v, gpa_t gpa, unsigned size)
 {
-    v->rmw.gva = gpa << 8 | size; /* any place that a test can read */
+    v->rmw.gpa[0] = gpa << 8 | size; /* any place that a test can read */
     return false;
 }
 
@@ -257,7 +257,7 @@ static void data_beside_code(void **state)
     assert_int_equal(b->v->activity, ACTIVITY_HLT);
     assert_int_equal(get32(b, CODE_AT + 0x800), 1000);
     assert_int_equal(b->v->count.code_invalidations, 0);
-    assert_int_equal(b->v->rmw.gva, (CODE_AT + 0x800) << 8 | 4);
+    assert_int_equal(b->v->rmw.gpa[0], (CODE_AT + 0x800) << 8 | 4);
     assert_true(*flags & PAGE_CODE);
     uint8_t nop = 0x90;
     assert_true(memory_write(b->memory, CODE_AT + 0xa, &nop, 1)); /* right behind the last instruction */
@@ -280,7 +280,7 @@ static void code_written_by_another_thread(void **state)
 {
     struct bench *b = *state;
     bench_protected(b, 0);
-    for (unsigned pages = 1; pages < 100; pages += 98) {
+    for (unsigned pages = 1; pages < 400; pages += 398) {
         for (unsigned round = 0; round < 2; round++) {
             memcpy(b->ram + CODE_AT, round == 0 ? "\xb0\x01\xf4" : "\xb0\x02\xf4", 3); /* mov al, 1 or 2; hlt */
             for (unsigned i = 0; i < pages; i++)

@@ -120,6 +120,7 @@ bool interpret_step(struct vcpu *v, struct fault *fault)
 const struct engine engine_interpret = {
     .name = "interpret",
     .summary = "one instruction at a time in C: the reference, runs everywhere",
+    .several = true,
     .usable = usable,
     .attach = attach,
     .detach = detach,

@@ -17,6 +17,7 @@
 
 #include "base/check.h"
 #include "cpu/code_cache.h"
+#include "cpu/crew.h"
 #include "cpu/watch.h"
 #include "memory/memory.h"
 #include "mmu/access.h"
@@ -521,13 +522,9 @@ static void finish_slow_ways(struct lower *l, unsigned first)
 /* From now on writes to the page's bytes are noticed: before they are read. */
 static const uint8_t *watch(struct lower *l, const struct piece *piece)
 {
-    struct memory *memory = l->v->memory;
-    gpa_t gpa = piece->gpfn << PAGE_SHIFT;
-    if (piece->blocks == 0 && piece->spanning == 0) {
-        memory_watch(memory, piece->gpfn, PAGE_CODE);
-        mmu_stop_plain_writes(l->v, gpa);
-    }
-    return memory_page(memory, gpa).hva;
+    if (piece->blocks == 0 && piece->spanning == 0)
+        crew_watch(l->v, piece->gpfn);
+    return memory_page(l->v->memory, piece->gpfn << PAGE_SHIFT).hva;
 }
 
 /* The bytes at `off`, with those of the next page if the instruction goes on there. */
@@ -535,13 +532,16 @@ static unsigned bytes_at(struct lower *l, unsigned off, bool spanning)
 {
     unsigned available = PAGE_SIZE - off < INSN_MAX_BYTES ? PAGE_SIZE - off : INSN_MAX_BYTES;
     memset(l->bytes, 0, sizeof l->bytes);
+    crew_cover(l->v, l->piece->gpfn, off, available);
     memcpy(l->bytes, l->page + off, available);
     if (!spanning || available == INSN_MAX_BYTES)
         return available;
     l->second = piece_following(l->t, l->piece);
     if (l->second == NULL)
         return available;
-    memcpy(l->bytes + available, watch(l, l->second), INSN_MAX_BYTES - available);
+    const uint8_t *second = watch(l, l->second);
+    crew_cover(l->v, l->second->gpfn, 0, INSN_MAX_BYTES - available);
+    memcpy(l->bytes + available, second, INSN_MAX_BYTES - available);
     return INSN_MAX_BYTES;
 }
 

@@ -387,6 +387,7 @@ const struct engine engine_translate = {
     .name = "translate",
     .summary = "binary translation: guest code becomes host code, block by block; needs BMI2 and Linux 5.9",
     .verifies = true,
+    .several = true,
     .usable = usable,
     .attach = attach,
     .detach = detach,
