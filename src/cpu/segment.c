@@ -258,11 +258,16 @@ void segment_load(struct vcpu *v, enum seg seg, uint16_t selector)
         segment_load_real(v, seg, selector);
         return;
     }
-    if (seg == SEG_SS)
+    if (seg == SEG_SS) {
         stack_segment_load(v, selector);
-    else
-        data_segment_load(v, seg, selector);
-    if (seg != SEG_FS && seg != SEG_GS)
+        vcpu_mode_changed(v);
+        return;
+    }
+    struct segment before = v->seg[seg];
+    data_segment_load(v, seg, selector);
+    const struct segment *now = &v->seg[seg];
+    bool same = now->base == before.base && now->limit == before.limit && now->attr == before.attr;
+    if (seg != SEG_FS && seg != SEG_GS && !same)
         vcpu_mode_changed(v);
 }
 

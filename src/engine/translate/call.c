@@ -23,13 +23,18 @@ static bool segment_is_plain(const struct segment *s)
     return s->limit == 0xffffffff && (s->attr & mask) == (SEG_ATTR_P | SEG_ATTR_S | SEG_ATTR_RW);
 }
 
+static void limits_update(struct vcpu *v)
+{
+    if (v->code_mode == CODE_64)
+        return;
+    v->translated.segment_limited[0] = !segment_is_plain(&v->seg[SEG_FS]);
+    v->translated.segment_limited[1] = !segment_is_plain(&v->seg[SEG_GS]);
+}
+
 void segments_update(struct translate *t)
 {
     struct vcpu *v = t->v;
-    if (v->code_mode != CODE_64) {
-        v->translated.segment_limited[0] = !segment_is_plain(&v->seg[SEG_FS]);
-        v->translated.segment_limited[1] = !segment_is_plain(&v->seg[SEG_GS]);
-    }
+    limits_update(v);
     uint64_t base = shadow_base(v);
     if (base == v->translated.gs_base)
         return;
@@ -220,8 +225,11 @@ uint64_t translate_call(struct vcpu *v, uint64_t number)
             v->instructions_stop = 0;
     }
     events_run_single(v, in);
-    if (site->simple && v->rip == next && v->poll != 0 && !block->dead && rsp_is_aligned(t))
+    if (site->kind != CALL_ANY && v->rip == next && v->poll != 0 && !block->dead && v->flat && rsp_is_aligned(t)) {
+        if (site->kind == CALL_SEGMENT)
+            limits_update(v);
         return resume_with_registers(t, block, (uintptr_t)t->execute + site->resume);
+    }
     uint64_t resume = site->resume != 0 ? resume_at(t, block, next, site->resume) : 0;
     if (resume == 0 && v->rip != next)
         resume = resume_elsewhere(t, site);

@@ -132,6 +132,13 @@ struct exit_site {
     uint64_t rip;
 };
 
+/* What a call may change besides registers and memory, if it goes to the next instruction. */
+enum call_kind {
+    CALL_ANY,
+    CALL_SEGMENT, /* a data segment register */
+    CALL_SIMPLE,  /* neither mode nor mappings */
+};
+
 /* A call of a C function for one instruction. */
 struct call_site {
     struct insn in[2];    /* with the end of the run behind it */
@@ -142,7 +149,7 @@ struct call_site {
     uint32_t to;
     uint8_t to_key;
     bool status;          /* flags are in memory */
-    bool simple;          /* changes neither mode nor mappings, and goes to the next instruction or faults */
+    uint8_t kind;         /* enum call_kind */
 };
 
 /* How an instruction at a place is to be emitted, learnt from faults. */

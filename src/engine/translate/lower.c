@@ -84,16 +84,22 @@ void lower_exit_jump(struct lower *l, uint32_t exit)
     stub_jump(l, emit_jmp(&l->e, NULL), exit);
 }
 
-/* Of the rows that are calls, what loads segment registers or touches control and debug registers is not simple. */
-static bool is_simple(const struct insn *in)
+/* Of the rows that are calls, what touches control and debug registers is not simple. Data segment registers are, if the
+ * code that goes on is still as it was translated: translate_call() looks. */
+static enum call_kind call_kind(const struct lower *l)
 {
-    if (in->row == ROW_NONE || ends_block(in) || insn_rows[in->row].lowering == LOWER_STOP ||
-        insn_rows[in->row].lowering == LOWER_BRANCH)
-        return false;
+    const struct insn *in = &l->in;
+    if (in->row == ROW_NONE || ends_block(in))
+        return CALL_ANY;
+    bool loads = in->op_kind[0] == OPERAND_SEG && in->row != ROW_PUSH;
+    if (loads)
+        return in->op_reg[0] == SEG_SS || (in->row != ROW_MOV && in->row != ROW_POP) ? CALL_ANY : CALL_SEGMENT;
+    if (insn_rows[in->row].lowering == LOWER_STOP || insn_rows[in->row].lowering == LOWER_BRANCH)
+        return CALL_ANY;
     for (unsigned i = 0; i < 3; i++)
         if (in->op_kind[i] == OPERAND_CR || in->op_kind[i] == OPERAND_DR)
-            return false;
-    return in->op_kind[0] != OPERAND_SEG || in->row == ROW_PUSH;
+            return CALL_ANY;
+    return CALL_SIMPLE;
 }
 
 static uint32_t call_site(struct lower *l)
@@ -101,7 +107,7 @@ static uint32_t call_site(struct lower *l)
     struct translate *t = l->t;
     uint32_t number = t->site_count++;
     struct call_site *site = &t->sites[number];
-    *site = (struct call_site){.block = block_number(t, l->block), .index = (uint16_t)l->index, .simple = is_simple(&l->in)};
+    *site = (struct call_site){.block = block_number(t, l->block), .index = (uint16_t)l->index, .kind = (uint8_t)call_kind(l)};
     site->in[0] = l->in;
     if (site->in[0].row < ROW_COUNT && insn_rows[site->in[0].row].lowering == LOWER_BRANCH && site->in[0].fn != run_slow)
         site->in[0].target = NULL;
