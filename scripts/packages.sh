@@ -3,8 +3,8 @@
 # Building build/ring3.
 packages_build='meson ninja-build pkg-config gcc libc6-dev libzydis-dev libcmocka-dev libjansson-dev liblzma-dev
 libzstd-dev liblz4-dev zlib1g-dev libbz2-dev nasm'
-# Guest images, tests and fuzzing.
-packages_test='gcc-multilib busybox-static cpio zstd gzip clang libclang-rt-14-dev'
+# Guest images, tests and fuzzing; the browser is for the pages of `ring3 report`.
+packages_test='gcc-multilib busybox-static cpio zstd gzip clang libclang-rt-14-dev chromium-headless-shell'
 # For make bench, to compare with.
 packages_bench='qemu-system-x86'
 # Programs that make bench runs on the host and in guests, with their libraries. guest-image.sh downloads them for amd64

@@ -16,6 +16,8 @@ static const char overview[] = "ring3 runs whole, unmodified x86 PC operating sy
                                "  ring3 engines            the ways to execute guest code, and which work here\n"
                                "  ring3 monitor PATH       the console of a running machine's monitor\n"
                                "  ring3 top PATH           what a running machine does, each second\n"
+                               "  ring3 explain [1|2|all]  what a monitor does, trap by trap: two exercises\n"
+                               "  ring3 report TRACE       a page for the browser from a run with --trace\n"
                                "  ring3 help [command]     this text, or all about one command\n"
                                "  ring3 --version\n"
                                "\n";
@@ -117,15 +119,43 @@ static void help_top(void)
           stdout);
 }
 
+static void help_explain(void)
+{
+    fputs("Usage: ring3 explain [1|2|all] [--engine NAME] [--json] [--kernel FILE]\n\n"
+          "Runs two exercises of a lecture on virtual machines in a small teaching kernel and\n"
+          "prints the story of every trap: who was running, in which pretend mode, the\n"
+          "instruction, what the monitor did, what the guest saw. Then the counts.\n\n"
+          "  1   a program writes four characters to a memory-mapped screen: how many traps?\n"
+          "  2   a program's read() waits, another runs, a key is pressed: how many switches\n"
+          "      of page tables, the guest's and the monitor's?\n\n"
+          "  --engine NAME   the engine that runs it (interpret, which is repeatable)\n"
+          "  --json          the same as one JSON array\n"
+          "  --kernel FILE   another kernel that knows run=write4, run=readblock and the marks\n"
+          "                  '[' and ']' at port 0x402\n",
+          stdout);
+}
+
+static void help_report(void)
+{
+    fputs("Usage: ring3 report TRACE [-o FILE]\n\n"
+          "Makes one page for the browser from what `ring3 run --trace TRACE` has written: the\n"
+          "timeline, where the exits come from, the guest's page tables beside the monitor's, the\n"
+          "code that ran most with its translation. The page needs nothing else, no network either.\n\n"
+          "  -o, --output FILE   where to (TRACE with .html for its ending)\n\n"
+          "  ring3 run --trace run.json --kernel ...\n"
+          "  ring3 report run.json\n",
+          stdout);
+}
+
 static void help_help(void)
 {
-    fputs("Usage: ring3 help [run|engines|monitor|top]\n", stdout);
+    fputs("Usage: ring3 help [run|engines|monitor|top|explain|report]\n", stdout);
 }
 
 int command_help(int argc, char **argv)
 {
-    static const char *const names[] = {"run", "engines", "monitor", "top", "help"};
-    static void (*const pages[])(void) = {help_run, help_engines, help_monitor, help_top, help_help};
+    static const char *const names[] = {"run", "engines", "monitor", "top", "explain", "report", "help"};
+    static void (*const pages[])(void) = {help_run, help_engines, help_monitor, help_top, help_explain, help_report, help_help};
     if (argc == 0) {
         help_overview();
         return STATUS_OK;

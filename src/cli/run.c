@@ -22,6 +22,7 @@
 #include "cpu/cpuid.h"
 #include "engine/hot.h"
 #include "engine/postmortem.h"
+#include "engine/report.h"
 #include "engine/stats.h"
 #include "engine/trace.h"
 #include "host/chardev_create.h"
@@ -301,6 +302,17 @@ static int end_status(struct run *run, const struct vm_result *result, FILE *rep
     return STATUS_INTERNAL;
 }
 
+/* What `ring3 report` shows beside the timeline goes into its file. */
+static void run_report_trace(struct run *run)
+{
+    struct vcpu *v = (struct vcpu *)vm_vcpu(run->vm, 0); /* nobody runs it any more; looking changes nothing of the guest */
+    const struct engine *engine = engine_find(vm_engine(run->vm), NULL);
+    char *json = engine != NULL ? report_collect(v, engine, run->stats) : NULL;
+    if (json != NULL)
+        trace_report(run->trace, json);
+    free(json);
+}
+
 /* Runs the machine and collects what is to be said about it. */
 static int run_machine(struct run *run, struct error *err)
 {
@@ -322,6 +334,8 @@ static int run_machine(struct run *run, struct error *err)
     int status = end_status(run, &result, report);
     if (run->options.stat != STAT_NONE && !run_report_stats(run, report, err))
         status = STATUS_INTERNAL;
+    if (run->trace != NULL)
+        run_report_trace(run);
     if (run->trace != NULL && trace_is_full(run->trace))
         fprintf(report, "ring3: %s: the timeline ends early: it has reached --trace-size\n", run->options.trace);
     fclose(report);

@@ -10,6 +10,23 @@
 
 struct stats;
 
+/* Host code that an engine has made for a run of guest instructions; the pointers hold until the engine runs again.
+ * insns[i].host is where the code of an instruction begins, from `host`; what lies before the first is the way in, what
+ * lies behind the last the ways out. */
+#define ENGINE_CODE_INSNS 64u
+struct engine_code {
+    const uint8_t *host;
+    uint64_t host_rip; /* where it is executed */
+    uint32_t host_size;
+    gva_t gva;         /* of the first instruction */
+    unsigned insn_count;
+    struct {
+        gva_t gva;
+        uint16_t host;
+        uint8_t length;
+    } insns[ENGINE_CODE_INSNS];
+};
+
 struct engine {
     const char *name;
     const char *summary;                      /* one line for --help and `ring3 engines` */
@@ -24,6 +41,9 @@ struct engine {
     void (*run)(struct vcpu *v, uint64_t until);
     /* Fills in the engine's own part of `stats`; while attached and not running. NULL: it has none. */
     void (*stats)(const struct vcpu *v, struct stats *stats);
+    /* The host code that holds the instruction at `gva`, which lies at `gpa`, of user or kernel code. While attached and
+     * not running. False: there is none. NULL: the engine makes none. */
+    bool (*code)(const struct vcpu *v, gpa_t gpa, gva_t gva, bool user, struct engine_code *code);
 };
 
 /* The engines in order of preference. */

@@ -323,6 +323,10 @@ void count_sync(struct translate *t, const struct block *block, unsigned index);
 /* Changes with everything that may change what an address means. */
 uint64_t mapping_epoch(const struct translate *t);
 
+/* ---- inspect.c ---- */
+/* struct engine's code function. */
+bool translate_code(const struct vcpu *v, gpa_t gpa, gva_t gva, bool user, struct engine_code *code);
+
 /* ---- verify.c ---- */
 bool verify_create(struct translate *t, struct error *err);
 void verify_destroy(struct translate *t);

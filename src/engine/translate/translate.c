@@ -393,4 +393,5 @@ const struct engine engine_translate = {
     .detach = detach,
     .run = run,
     .stats = stats,
+    .code = translate_code,
 };
