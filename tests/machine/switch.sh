@@ -38,7 +38,7 @@ both()
     grep -v '^# ' "$out/judge.all" >"$out/judge"
     grep -v '^# ' "$out/tried.all" >"$out/tried"
     changes=$(sed -n 's/^switch_test: \([0-9]*\) changes.*/\1/p' "$out/tried.errors")
-    [ "${changes:-0}" -ge 2 ] && cmp -s "$out/judge" "$out/tried" && grep -q '^ok' "$out/judge"
+    [ "${changes:-0}" -ge 1 ] && cmp -s "$out/judge" "$out/tried" && grep -q '^ok' "$out/judge"
     result $? "$1 ($2) clock $3, ${changes:-no} changes among $engines"
 }
 
@@ -50,6 +50,6 @@ for ((seed = 1; seed <= seeds; seed++)); do
     done
 done
 for program in fpu smc64 paging64 tasks v86 interrupts; do
-    both $program "" instructions 100 7
+    both $program "" instructions 20 7
 done
 echo "1..$n"

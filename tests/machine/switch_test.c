@@ -2,6 +2,7 @@
  *
  *     switch_test --kernel FILE [--initrd FILE] [--append TEXT] [--memory MIB] [--clock instructions] [--timeout SECONDS]
  *                 [--engines A,B,...] [--every-us N] [--seed N] [--until TEXT] [--type TEXT] [--serial] [--cpu MODEL]
+ *                 [--cpus N]
  *
  * The guest's debug console (with --serial: its serial port) goes to standard output, where a script compares it with
  * what a run on one engine prints. Without --engines all that are usable here take turns; the next one is chosen at
@@ -156,6 +157,8 @@ static bool parse(struct arguments *a, struct mover *m, int argc, char **argv)
             a->config.append = value;
         else if (strcmp(name, "--cpu") == 0)
             a->config.cpu = value;
+        else if (strcmp(name, "--cpus") == 0)
+            a->config.cpus = (unsigned)strtoul(value, NULL, 10);
         else if (strcmp(name, "--memory") == 0)
             a->config.ram_size = strtoull(value, NULL, 10) * MiB;
         else if (strcmp(name, "--clock") == 0)
@@ -175,7 +178,7 @@ static bool parse(struct arguments *a, struct mover *m, int argc, char **argv)
         else
             return false;
     }
-    return a->config.kernel != NULL && m->every_ns != 0 && (m->until == NULL) == (m->type == NULL);
+    return a->config.kernel != NULL && a->config.cpus <= MACHINE_CPUS_MAX && m->every_ns != 0 && (m->until == NULL) == (m->type == NULL);
 }
 
 /* All engines, or those that were named, as far as they work here. */
