@@ -39,8 +39,9 @@ struct acpi_description {
     /* Processors: APIC ids 0 .. cpu_count - 1, 1..ACPI_CPU_MAX of them. Ids from 255 up are described as x2APICs. */
     unsigned cpu_count;
     uint32_t local_apic_gpa;
+    uint32_t cpu_signature, cpu_features; /* CPUID leaf 1, EAX and EDX; for the MP table */
 
-    uint8_t io_apic_id;
+    uint8_t io_apic_id;   /* not a processor's: in an MP table they are of one kind */
     uint32_t io_apic_gpa; /* its inputs are GSI 0 and up */
     bool has_pic;         /* a pair of 8259s is wired in parallel (MADT PCAT_COMPAT) */
     struct acpi_override overrides[ACPI_OVERRIDE_MAX];

@@ -14,6 +14,7 @@
 #include "boot/image.h"
 #include "boot/linux.h"
 #include "boot/load.h"
+#include "boot/mptable.h"
 #include "boot/params.h"
 #include "boot/pvh.h"
 
@@ -69,6 +70,15 @@ static bool acpi_load(struct load *load, struct error *err)
     acpi_tables_fini(&tables);
     load->rsdp = LOAD_RSDP;
     return ok;
+}
+
+static bool mptable_load(struct load *load, struct error *err)
+{
+    struct mptable table;
+    if (load->request->acpi == NULL || !mptable_build(load->request->acpi, LOAD_MP_TABLE, &table))
+        return true;
+    return firmware_write(load, LOAD_MP_FLOATING, table.floating, sizeof table.floating, err) &&
+           firmware_write(load, LOAD_MP_TABLE, table.bytes, table.size, err);
 }
 
 /* What kernels look up in the BIOS data area: where the extended one is, how much base memory, where COM1. */
@@ -176,7 +186,7 @@ bool boot_load_files(struct memory *memory, const struct boot_request *request, 
     enum image_format format = image_format(kernel);
     if (format == IMAGE_UNKNOWN)
         return image_refuse(kernel, err);
-    if (!map_build(&load, err) || !acpi_load(&load, err) || !bios_data_load(&load, err) ||
+    if (!map_build(&load, err) || !acpi_load(&load, err) || !mptable_load(&load, err) || !bios_data_load(&load, err) ||
         !reset_vector_load(&load, err))
         return false;
     return format == IMAGE_ELF ? elf_kernel_load(&load, kernel, err) : linux_load(&load, kernel, err);

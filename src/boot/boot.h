@@ -28,6 +28,7 @@
  *   0xe0000  ACPI: DSDT, FADT, MADT, RSDT, XSDT                             ACPI data
  *   0xef000  ACPI: FACS                                                     ACPI NVS
  *   0xf0000  ACPI: RSDP, at the start of the BIOS area that guests scan     reserved
+ *   0xf0040  MP floating pointer, then the MP configuration table           reserved
  *   0xfffe0  code at F000:FFF0 that resets the machine; date, model byte    reserved
  *
  * All from 0x9000 to 0x8ffff and from 1 MiB up is free for kernels. boot_params lies at 0x90000 because kernels older

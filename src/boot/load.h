@@ -27,6 +27,8 @@
 #define LOAD_FACS 0xef000
 #define LOAD_FACS_SIZE 0x1000
 #define LOAD_RSDP 0xf0000
+#define LOAD_MP_FLOATING 0xf0040
+#define LOAD_MP_TABLE 0xf0050
 #define LOAD_BIOS_SIZE 0x10000
 #define LOAD_RESET 0xfffe0
 #define LOAD_RESET_SIZE 0x20

@@ -16,6 +16,7 @@
 #include <stdlib.h>
 
 #include "base/check.h"
+#include "cpu/cpuid.h"
 #include "device/apic_bus.h"
 #include "device/debugcon.h"
 #include "device/debugexit.h"
@@ -444,7 +445,7 @@ static bool create_chips(struct pc *pc, struct error *err)
 {
     struct timer_queue *queue = pc->config.queue;
     pc->apic_bus = apic_bus_create();
-    pc->ioapic = pc->apic_bus != NULL ? ioapic_create(pc->apic_bus, 0) : NULL;
+    pc->ioapic = pc->apic_bus != NULL ? ioapic_create(pc->apic_bus, (uint8_t)pc->cpu_count) : NULL;
     pc->pci = pci_host_create(pc->config.memory);
     if (pc->ioapic == NULL || pc->pci == NULL || !create_processors(pc, err))
         return error_set(err, "out of memory");
@@ -689,6 +690,9 @@ void pc_describe_acpi(const struct pc *pc, struct acpi_description *description)
     *description = (struct acpi_description){
         .cpu_count = pc->cpu_count,
         .local_apic_gpa = LAPIC_DEFAULT_BASE,
+        .cpu_signature = cpuid_query(pc->cpus[0].vcpu, 1, 0).eax,
+        .cpu_features = cpuid_query(pc->cpus[0].vcpu, 1, 0).edx,
+        .io_apic_id = (uint8_t)pc->cpu_count,
         .io_apic_gpa = IOAPIC_BASE,
         .has_pic = true,
         .overrides =
