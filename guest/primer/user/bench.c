@@ -1,6 +1,8 @@
-/* What things cost: system calls, switches, fork, exec, page faults, output. bench [rounds, default 200]
+/* What things cost: system calls, switches, fork, exec, page faults, output. bench [rounds [name]]
  *
- * Each line is the mean over many rounds, in microseconds; the clock ticks every 10 ms, so few rounds say little. */
+ * Each line is the mean over many rounds (200, unless it is said), in microseconds; the clock ticks every 10 ms, so few
+ * rounds say little. With the name of a line, it alone is measured. Marks are around each: for who counts
+ * from outside. */
 #include "lib.h"
 
 #define PAGE 4096
@@ -46,18 +48,44 @@ static void copy_round(void)
     wait(&status, 0);
 }
 
-static void screen_round(void)
+static void console_round(void)
 {
-    write(SCREEN, "0123456789abcdef\b\b\b\b\b\b\b\b\b\b\b\b\b\b\b\b", 32);
+    write(STDOUT, "0123456789abcde\r", 16);
 }
 
-static void measure(const char *what, void (*round)(void), unsigned rounds)
+static const struct measurement {
+    const char *name, *what;
+    void (*round)(void);
+    unsigned times; /* rounds, for each that is asked for */
+    bool with_other; /* another process yields all the time */
+} measurements[] = {
+    {"call", "system call", call_round, 10, false},
+    {"switch", "two switches", switch_round, 10, true},
+    {"fork", "fork, exit, wait", fork_round, 1, false},
+    {"exec", "the same and exec", exec_round, 1, false},
+    {"copy", "fork, 64 pages written", copy_round, 1, false},
+    {"console", "16 characters, console", console_round, 1, false},
+};
+
+static void measure(const struct measurement *m, unsigned rounds)
 {
+    int status, other = m->with_other ? fork() : -1;
+    if (other == 0)
+        for (;;)
+            yield();
+    rounds *= m->times;
     unsigned long start = time();
+    mark('[');
     for (unsigned i = 0; i < rounds; i++)
-        round();
+        m->round();
+    mark(']');
     unsigned long us = (time() - start) * 1000;
-    printf("%-28s %6lu.%02lu us\n", what, us / rounds, us * 100 / rounds % 100);
+    if (other > 0) {
+        kill(other);
+        wait(&status, 0);
+    }
+    if (rounds != 0)
+        printf("%-24s %6lu.%02lu us\n", m->what, us / rounds, us * 100 / rounds % 100);
 }
 
 int main(int argc, char **argv)
@@ -67,18 +95,8 @@ int main(int argc, char **argv)
     unsigned rounds = number_parse(argv[1], 200);
     for (unsigned i = 0; i < 64; i++)
         pages[i][0] = 1;
-    measure("system call", call_round, rounds * 10);
-    int pid = fork();
-    if (pid == 0)
-        for (;;)
-            yield();
-    measure("two switches", switch_round, rounds * 10);
-    int status;
-    kill(pid);
-    wait(&status, 0);
-    measure("fork, exit, wait", fork_round, rounds);
-    measure("the same and exec", exec_round, rounds);
-    measure("fork, 64 pages written", copy_round, rounds);
-    measure("16 characters on the screen", screen_round, rounds);
+    for (unsigned i = 0; i < sizeof(measurements) / sizeof(measurements[0]); i++)
+        if (argc < 3 || strcmp(argv[2], measurements[i].name) == 0)
+            measure(&measurements[i], rounds);
     return 0;
 }
