@@ -33,7 +33,7 @@ fi
 
 if [ ! -f "$dir/build.ninja" ]; then
     # shellcheck disable=SC2086
-    meson setup "$dir" ${MESON_OPTIONS:-} >"/tmp/ring3-setup.$$" 2>&1 </dev/null || {
+    meson setup "$dir" ${MESON_OPTIONS:--Dwhole=true} >"/tmp/ring3-setup.$$" 2>&1 </dev/null || {
         cat "/tmp/ring3-setup.$$" >&2
         rm -f "/tmp/ring3-setup.$$"
         exit 1
