@@ -18,12 +18,15 @@ int command_engines(int argc, char **argv)
         const struct engine *engine = engines[i];
         struct error why_not = {.message = ""};
         bool usable = engine->usable(&why_not);
+        bool preferred = usable && (engine->preferred == NULL || engine->preferred(&why_not));
         printf("%-12s %s\n", engine->name, engine->summary);
         if (!usable)
             printf("%-12s not usable here: %s\n", "", why_not.message);
+        else if (!preferred)
+            printf("%-12s usable, but not what --engine auto takes: %s\n", "", why_not.message);
         else
             printf("%-12s usable%s\n", "", chosen ? "" : "; what --engine auto takes");
-        chosen |= usable;
+        chosen |= preferred;
     }
     return STATUS_OK;
 }

@@ -21,6 +21,7 @@
 #include "cli/status.h"
 #include "cpu/cpuid.h"
 #include "engine/hot.h"
+#include "engine/engine.h"
 #include "engine/postmortem.h"
 #include "engine/report.h"
 #include "engine/stats.h"
@@ -186,6 +187,21 @@ static bool run_create_monitor(struct run *run, struct error *err)
            error_prefix(err, "--monitor");
 }
 
+/* An engine that was asked for by name although it would not have been chosen. */
+static void run_warn_engine(struct run *run)
+{
+    for (unsigned i = 0; i < engine_count; i++) {
+        const struct engine *engine = engines[i];
+        struct error why_not = {""};
+        char line[sizeof why_not.message + 32];
+        if (run->options.engine == NULL || strcmp(engine->name, run->options.engine) != 0 || engine->preferred == NULL ||
+            !engine->usable(NULL) || engine->preferred(&why_not))
+            continue;
+        snprintf(line, sizeof line, "engine %s: %s", engine->name, why_not.message);
+        run_warn(run, line);
+    }
+}
+
 static bool run_create(struct run *run, struct error *err)
 {
     const struct run_options *o = &run->options;
@@ -230,6 +246,7 @@ static bool run_create(struct run *run, struct error *err)
         .sample_ns = run->stats != NULL ? SAMPLE_NS : 0,
         .log = &run->log,
     };
+    run_warn_engine(run);
     run->vm = vm_create(&config, err);
     return run->vm != NULL && run_create_monitor(run, err);
 }
@@ -306,7 +323,7 @@ static int end_status(struct run *run, const struct vm_result *result, FILE *rep
 static void run_report_trace(struct run *run)
 {
     struct vcpu *v = (struct vcpu *)vm_vcpu(run->vm, 0); /* nobody runs it any more; looking changes nothing of the guest */
-    const struct engine *engine = engine_find(vm_engine(run->vm), NULL);
+    const struct engine *engine = engine_find(vm_engine(run->vm), 0, NULL);
     char *json = engine != NULL ? report_collect(v, engine, run->stats) : NULL;
     if (json != NULL)
         trace_report(run->trace, json);

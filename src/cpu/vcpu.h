@@ -320,6 +320,7 @@ struct vcpu {
     void *exit_opaque;
     const struct vcpu_watch *watch; /* cpu/watch.h; NULL: nobody looks on */
     void *engine_opaque;
+    const char *failed;           /* the host does not let the guest go on: why; constant. See engine/engine.h */
     struct code_cache *code;
     struct crew *crew;            /* the machine's other processors; NULL: there are none */
     uint64_t code_generation;     /* goes up when decoded code is forgotten as a whole: nothing is watched then */

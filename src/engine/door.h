@@ -71,7 +71,27 @@ struct observer {
     X(entries_reread)                                                                                                  \
     X(bytes)
 
+/* What the engine of the hardware has done.
+ *
+ *   runs         times guest mode was entered; `interrupted` of them ended by somebody's wish
+ *   taken        times the whole state was brought back
+ *   stretches    times the kernel gave up and the interpreter went on; `interpreted`: instructions that it executed
+ *   refused      states that the kernel did not accept
+ */
+#define STATS_KVM(X)                                                                                                   \
+    X(runs)                                                                                                            \
+    X(interrupted)                                                                                                     \
+    X(taken)                                                                                                           \
+    X(stretches)                                                                                                       \
+    X(interpreted)                                                                                                     \
+    X(refused)
+
 #define STATS_FIELD(name) uint64_t name;
+struct stats_kvm {
+    bool present; /* guest code runs in the hardware's guest mode */
+    STATS_KVM(STATS_FIELD)
+};
+
 struct stats_translate {
     bool present; /* the engine translates */
     STATS_TRANSLATE(STATS_FIELD)
@@ -107,6 +127,7 @@ struct stats {
     uint64_t monitor_bytes;    /* memory of the process but guest RAM and generated code; 0: unknown */
     struct stats_translate translate;
     struct stats_shadow shadow;
+    struct stats_kvm kvm;
     uint64_t calls[ROW_COUNT + 1]; /* instructions of translated code that C code carried out, by enum insn_row */
 };
 

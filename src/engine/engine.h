@@ -1,6 +1,7 @@
 /* What an engine is: something that makes a vCPU go until there is a reason to stop.
  *
- * engine.c is the only file that knows which engines exist; `auto` chooses the first that is usable here.
+ * engine.c is the only file that knows which engines exist; `auto` chooses the first that is usable and preferred here and
+ * can do what is needed.
  */
 #ifndef RING3_ENGINE_ENGINE_H
 #define RING3_ENGINE_ENGINE_H
@@ -9,6 +10,7 @@
 #include "cpu/vcpu.h"
 
 struct stats;
+struct cpu_model;
 
 /* Host code that an engine has made for a run of guest instructions; the pointers hold until the engine runs again.
  * insns[i].host is where the code of an instruction begins, from `host`; what lies before the first is the way in, what
@@ -32,12 +34,17 @@ struct engine {
     const char *summary;                      /* one line for --help and `ring3 engines` */
     bool verifies;                            /* honours vcpu.verify_every */
     bool several;                             /* vCPUs may run side by side: keeps to cpu/crew.h */
+    bool uncounted;                           /* cannot run fast to an exact count of instructions */
     bool (*usable)(struct error *why_not);    /* on this host */
+    bool (*preferred)(struct error *why_not); /* worth being chosen by itself, where usable; NULL: yes */
+    /* Takes from a model, before a vCPU is made with it, what guests of this engine cannot have here; false if somebody has
+     * asked for that. NULL: it takes any model. */
+    bool (*limit)(struct cpu_model *model, struct error *err);
     bool (*attach)(struct vcpu *v, struct error *err); /* allocate what the engine needs for this vCPU */
     void (*detach)(struct vcpu *v);
     /* Runs until PENDING_STOP or PENDING_RESET is set, or the vCPU leaves ACTIVITY_RUNNING (halt, shutdown) with nothing
-     * pending that wakes it, or `v->instructions` reaches `until` (an exact count, UINT64_MAX for none). Called
-     * on the vCPU's thread. */
+     * pending that wakes it, or `v->instructions` reaches `until` (an exact count, UINT64_MAX for none). Then the whole
+     * state is in `v`. Called on the vCPU's thread. If the host does not let the guest go on, says why in v->failed. */
     void (*run)(struct vcpu *v, uint64_t until);
     /* Fills in the engine's own part of `stats`; while attached and not running. NULL: it has none. */
     void (*stats)(const struct vcpu *v, struct stats *stats);
@@ -50,7 +57,12 @@ struct engine {
 extern const struct engine *const engines[];
 extern const unsigned engine_count;
 
-/* By name, or the best usable one for "auto". NULL with a message that lists the names. */
-const struct engine *engine_find(const char *name, struct error *err);
+/* What a machine may need of its engine. */
+#define ENGINE_COUNTS 1u   /* exact counts: --clock instructions */
+#define ENGINE_VERIFIES 2u /* --verify */
+#define ENGINE_SEVERAL 4u  /* --cpus above 1 */
+
+/* By name, or the best one for "auto". NULL with a message: which names there are, why it cannot run here, what it lacks. */
+const struct engine *engine_find(const char *name, unsigned needs, struct error *err);
 
 #endif

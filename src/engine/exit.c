@@ -202,6 +202,10 @@ void stats_merge(struct stats *to, const struct stats *from)
 #define X(name) to->shadow.name += from->shadow.name;
     STATS_SHADOW(X)
 #undef X
+    to->kvm.present |= from->kvm.present;
+#define X(name) to->kvm.name += from->kvm.name;
+    STATS_KVM(X)
+#undef X
     add_counters(to->calls, from->calls, ARRAY_LEN(to->calls));
     /* vCPUs run side by side in one process, so these do not add up. */
     if (to->monitor_bytes < from->monitor_bytes)

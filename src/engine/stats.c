@@ -268,6 +268,15 @@ static void print_shadow(const struct stats_shadow *s, FILE *out)
             (double)s->bytes / MiB);
 }
 
+static void print_kvm(const struct stats_kvm *k, FILE *out)
+{
+    fprintf(out, "\nguest mode\n");
+    fprintf(out, "  entered %" PRIu64 " times, %" PRIu64 " left at somebody's wish; the state was brought back %" PRIu64 " times\n",
+            k->runs, k->interrupted, k->taken);
+    fprintf(out, "  interpreted: %" PRIu64 " instructions in %" PRIu64 " stretches; %" PRIu64 " states not accepted\n", k->interpreted,
+            k->stretches, k->refused);
+}
+
 static void print_end(const struct stats *stats, FILE *out)
 {
     double wall_s = (double)stats->wall_ns / 1e9, halted_s = (double)stats->halted_ns / 1e9;
@@ -303,6 +312,8 @@ void stats_print(const struct stats *stats, const struct memory *memory, FILE *o
         print_translate(stats, out);
     if (stats->shadow.policy != NULL)
         print_shadow(&stats->shadow, out);
+    if (stats->kvm.present)
+        print_kvm(&stats->kvm, out);
     print_end(stats, out);
 }
 
@@ -386,6 +397,15 @@ static json_t *json_shadow(const struct stats_shadow *s)
     return object;
 }
 
+static json_t *json_kvm(const struct stats_kvm *k)
+{
+    json_t *object = json_object();
+#define X(name) json_object_set_new(object, #name, json_number(k->name));
+    STATS_KVM(X)
+#undef X
+    return object;
+}
+
 static json_t *json_calls(const struct stats *stats)
 {
     struct item items[ARRAY_LEN(stats->calls)];
@@ -455,6 +475,8 @@ json_t *stats_json(const struct stats *stats, const struct memory *memory)
     }
     if (stats->shadow.policy != NULL)
         json_object_set_new(root, "shadow", json_shadow(&stats->shadow));
+    if (stats->kvm.present)
+        json_object_set_new(root, "kvm", json_kvm(&stats->kvm));
     if (stats->timed)
         json_object_set_new(root, "time", json_time(stats));
     if (stats->hot != NULL) {

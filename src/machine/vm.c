@@ -333,27 +333,22 @@ static bool create_vcpus(struct vm *vm, struct error *err)
 /* False if one of the vCPUs cannot be attached; then none is. */
 static bool attach_all(struct vm *vm, const struct engine *engine, struct error *err);
 
-static bool engine_suits(const struct vm *vm, const struct engine *engine, struct error *err)
+static unsigned engine_needs(const struct vm *vm)
 {
-    if (vm->config.verify != 0 && !engine->verifies)
-        return error_set(err, "--verify compares translated code: use --engine translate");
-    if (vm->cpu_count > 1 && !engine->several)
-        return error_set(err, "engine %s runs one processor: use --cpus 1, or --engine auto", engine->name);
-    return true;
+    return (vm->config.clock == CLOCK_INSTRUCTIONS ? ENGINE_COUNTS : 0) | (vm->config.verify != 0 ? ENGINE_VERIFIES : 0) |
+           (vm->cpu_count > 1 ? ENGINE_SEVERAL : 0);
 }
 
 static bool create_parts(struct vm *vm, struct error *err)
 {
     const struct machine_config *config = &vm->config;
-    vm->engine = engine_find(config->engine, err);
+    vm->engine = engine_find(config->engine, engine_needs(vm), err);
     if (vm->engine == NULL)
-        return false;
-    if (!engine_suits(vm, vm->engine, err))
         return false;
     if (config->verify != 0 && vm->cpu_count > 1 && !vm->by_turns)
         return error_set(err, "--verify cannot compare while other processors run: use --clock instructions, or --cpus 1");
     vm->model = cpu_model_create(config->cpu, err);
-    if (vm->model == NULL)
+    if (vm->model == NULL || (vm->engine->limit != NULL && !vm->engine->limit(vm->model, err)))
         return false;
     vm->memory = memory_create(config->ram_size, config->log, err);
     if (vm->memory == NULL)
@@ -579,8 +574,8 @@ static bool engine_enter(struct vm *vm, const struct engine *engine, struct erro
 
 bool vm_set_engine(struct vm *vm, const char *name, struct error *err)
 {
-    const struct engine *engine = engine_find(name, err), *before = vm->engine;
-    if (engine == NULL || !engine_suits(vm, engine, err))
+    const struct engine *engine = engine_find(name, engine_needs(vm), err), *before = vm->engine;
+    if (engine == NULL)
         return false;
     if (engine == before || vm->ended)
         return true;
@@ -658,6 +653,11 @@ static void run_engine(struct vm_cpu *cpu, uint64_t until)
     pthread_mutex_lock(&vm->lock);
     vm->inside--;
     pthread_cond_broadcast(&vm->outside);
+    if (v->failed != NULL && !vm->failed) {
+        error_set(&vm->error, "%s", v->failed);
+        vm->failed = true;
+        end(vm, VM_END_STOPPED, 0);
+    }
     if (atomic_load(&vm->stop_reason) != 0) {
         end(vm, VM_END_STOPPED, atomic_load(&vm->stop_reason));
     } else if (v->activity == ACTIVITY_SHUTDOWN && !vm->reset_requested) {

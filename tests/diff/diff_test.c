@@ -182,7 +182,7 @@ static void summary_print(const struct session *s, uint64_t seed)
 static const struct engine *engine_named(const char *name, int *status)
 {
     struct error err = {""};
-    const struct engine *engine = engine_find(name, &err);
+    const struct engine *engine = engine_find(name, ENGINE_COUNTS, &err);
 
     for (unsigned i = 0; engine == NULL && i < engine_count; i++)
         *status = strcmp(engines[i]->name, name) == 0 ? 77 : *status;

@@ -290,7 +290,7 @@ static bool options_parse(struct options *o, int argc, char **argv)
         case 'b': o->brief = true; break;
         case 'e': {
             struct error err = {""};
-            o->engine = engine_find(optarg, &err);
+            o->engine = engine_find(optarg, ENGINE_COUNTS, &err);
             if (o->engine == NULL) {
                 fprintf(stderr, "isa_test: %s\n", err.message);
                 return false;

@@ -98,7 +98,7 @@ static void hear_exit(void *opaque, struct vcpu *v, const struct exit *exit, con
 /* nop; pushf; cli; int 0x40; then in the handler: ud2. Told in order, the same on each engine. */
 static void story(struct system *s, const char *engine_name, bool closely)
 {
-    const struct engine *engine = engine_find(engine_name, NULL);
+    const struct engine *engine = engine_find(engine_name, 0, NULL);
     struct bench *b = &s->bench;
     struct vcpu *v = b->v;
     bench_protected(b, 0);
