@@ -23,6 +23,7 @@
 #include "cli/status.h"
 
 #define ROWS_MAX 64u
+#define PLACES_SHOWN 8u
 #define TOP_INTERVAL_NS NS_PER_S
 
 struct top {
@@ -79,16 +80,18 @@ static double own_delta(const struct top *t, const char *name)
 
 static void show_head(const struct top *t, FILE *out)
 {
-    double s = seconds(t), share = s > 0 ? 100 / (s * 1e9) : 0;
+    double s = seconds(t), share = s > 0 ? 100 / (s * 1e9) : 0, threads = number(t->now, NULL, "threads", NULL);
+    double all = threads > 1 ? threads : 1; /* vCPUs' threads: each halts for itself */
     const char *engine = json_string_value(json_object_get(t->now, "engine"));
-    fprintf(out, "ring3 top - %s, engine %s, %s, up %.1f s, guest time %.1f s\n", t->where, engine != NULL ? engine : "?",
+    fprintf(out, "ring3 top - %s, engine %s, %.0f cpu, %s, up %.1f s, guest time %.1f s\n", t->where, engine != NULL ? engine : "?",
+            json_number_value(json_object_get(t->now, "cpus")),
             json_is_true(json_object_get(t->now, "paused")) ? "paused" : "running", number(t->now, NULL, "wall_ns", NULL) / 1e9,
             number(t->now, NULL, "guest_ns", NULL) / 1e9);
-    fprintf(out, "time:   %5.1f%% halted, %5.1f%% process, %5.1f%% host kernel", delta(t, NULL, "halted_ns", NULL) * share,
+    fprintf(out, "time:   %5.1f%% halted, %5.1f%% process, %5.1f%% host kernel", delta(t, NULL, "halted_ns", NULL) * share / all,
             own_delta(t, "user_ns") * share, own_delta(t, "system_ns") * share);
     if (at(t->now, "translate", "translate_ns", NULL) != NULL)
         fprintf(out, ", %5.1f%% translating", delta(t, "translate", "translate_ns", NULL) * share);
-    double busy = delta(t, NULL, "wall_ns", NULL) - delta(t, NULL, "halted_ns", NULL);
+    double busy = delta(t, NULL, "wall_ns", NULL) * all - delta(t, NULL, "halted_ns", NULL);
     if (json_is_number(at(t->now, NULL, "instructions", NULL)))
         fprintf(out, "; %.1f MIPS", busy > 0 ? delta(t, NULL, "instructions", NULL) / busy * 1e3 : 0);
     fprintf(out, "\nmemory: %.1f MiB of the monitor, %.1f MiB translated code, %.1f MiB shadow page tables\n",
@@ -167,6 +170,22 @@ static void show_vectors(const struct top *t, FILE *out)
     }
 }
 
+/* Where the guest was found, since the start: only with `ring3 run --stat`, which asks it each millisecond. */
+static void show_places(const struct top *t, FILE *out)
+{
+    const json_t *places = at(t->now, NULL, "top_samples", NULL);
+    size_t n = json_array_size(places);
+    if (n == 0)
+        return;
+    fprintf(out, "\n%-18s %-18s %10s\n", "HOTTEST, SO FAR", "", "SAMPLES");
+    for (size_t i = 0; i < n && i < PLACES_SHOWN; i++) {
+        const json_t *place = json_array_get(places, i);
+        const char *name = json_string_value(json_object_get(place, "symbol")), *rip = json_string_value(json_object_get(place, "rip"));
+        fprintf(out, "%-18s %-18s %10.0f\n", rip != NULL ? rip : "", name != NULL ? name : "",
+                json_number_value(json_object_get(place, "count")));
+    }
+}
+
 static void show_screen(const struct top *t, FILE *out)
 {
     static const char *const translate[] = {"enters", "helper_calls", "links", "blocks", "invalidations", "flushes", NULL};
@@ -176,6 +195,7 @@ static void show_screen(const struct top *t, FILE *out)
     show_vectors(t, out);
     show_rates(t, "TRANSLATION/s", "translate", translate, out);
     show_rates(t, "SHADOW PAGE TABLES/s", "shadow", shadow, out);
+    show_places(t, out);
 }
 
 /* On a terminal: over what is there, cut to its size. */

@@ -29,7 +29,8 @@ struct monitor_config {
 };
 
 struct monitor *monitor_create(const struct monitor_config *config);
-/* Before the machine and the chardevs that it does not own. Destroys those that it owns. NULL is allowed. */
+/* Before the machine and the chardevs that it does not own. Destroys those that it owns; a machine that `stop` has
+ * stopped goes on. NULL is allowed. */
 void monitor_destroy(struct monitor *monitor);
 
 /* A session on `dev`, greeted when somebody is there; a terminal in raw mode gets `editing`, which echoes and edits

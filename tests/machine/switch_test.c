@@ -9,7 +9,7 @@
  * random, and it may be the same: then the machine is only paused. Time between two changes is random, up to twice N
  * microseconds. `--type` sends a line to the serial port when the guest has printed `--until`.
  *
- * At the end standard error gets one line: how often the engine was changed. Exit status: that of the guest's debug exit,
+ * At the end standard error gets one line: how often the engine was changed, and how long that took. Exit status: that of the guest's debug exit,
  * 0 for power-off and reset, 3 for anything else, 2 for bad arguments; 77 if fewer than two of the engines are usable. */
 #include <pthread.h>
 #include <signal.h>
@@ -41,6 +41,7 @@ struct mover {
     unsigned count;
     uint64_t every_ns, random;
     uint64_t changes, pauses;
+    uint64_t change_ns, pause_ns, longest_ns; /* host time that they took; the longest change */
     bool failed;
     /* the serial line's script */
     const char *until, *type;
@@ -67,12 +68,17 @@ static void move(void *opaque)
     struct mover *m = opaque;
     const char *name = m->names[random_next(m) % m->count];
     struct error err;
+    uint64_t begin_ns = clock_monotonic_ns(), took_ns;
     if (strcmp(name, vm_engine(m->vm)) == 0) {
         vm_pause(m->vm);
         vm_resume(m->vm);
         m->pauses++;
+        m->pause_ns += clock_monotonic_ns() - begin_ns;
     } else if (vm_set_engine(m->vm, name, &err)) {
         m->changes++;
+        took_ns = clock_monotonic_ns() - begin_ns;
+        m->change_ns += took_ns;
+        m->longest_ns = took_ns > m->longest_ns ? took_ns : m->longest_ns;
     } else {
         fprintf(stderr, "switch_test: %s\n", err.message);
         m->failed = true;
@@ -260,7 +266,9 @@ int main(int argc, char **argv)
     fflush(stdout);
     if (err.message[0] != 0)
         fprintf(stderr, "switch_test: %s\n", err.message);
-    fprintf(stderr, "switch_test: %llu changes of engine, %llu pauses\n", (unsigned long long)m->changes,
-            (unsigned long long)m->pauses);
+    fprintf(stderr, "switch_test: %llu changes of engine in %.3f ms each (longest %.3f), %llu pauses in %.3f ms each\n",
+            (unsigned long long)m->changes, (double)m->change_ns / 1e6 / (double)(m->changes != 0 ? m->changes : 1),
+            (double)m->longest_ns / 1e6, (unsigned long long)m->pauses,
+            (double)m->pause_ns / 1e6 / (double)(m->pauses != 0 ? m->pauses : 1));
     return status;
 }

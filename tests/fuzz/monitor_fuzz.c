@@ -1,0 +1,132 @@
+/* Fuzz target: any bytes as what a user or a client of the monitor types, on a machine whose page tables are any bytes,
+ * too. The input: paging mode and session kind, the CR3, the length of the tables; the tables; then what is typed. The
+ * machine never runs: what is looked at is state. */
+#include <assert.h>
+#include <elf.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include "cpu/vcpu.h"
+#include "host/chardev.h"
+#include "host/loop.h"
+#include "machine/machine.h"
+#include "memory/memory.h"
+#include "mmu/access.h"
+#include "monitor/monitor.h"
+
+#define TABLES_GPA 0x200000u
+#define TABLES_SIZE 0x8000u
+
+int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t size);
+
+struct client {
+    struct chardev dev;
+    unsigned mood;  /* how much it takes at a time */
+    bool stuck;
+};
+
+static size_t client_write(struct chardev *dev, const uint8_t *bytes, size_t n)
+{
+    struct client *c = container_of(dev, struct client, dev);
+    c->mood = c->mood * 5 + 1;
+    size_t taken = c->mood & 3 ? n : n / 2;
+    c->stuck = taken < n;
+    return taken;
+}
+
+static const struct chardev_ops client_ops = {.write = client_write, .name = "fuzz"};
+
+static struct vm *machine_create(struct loop *loop, struct log *log)
+{
+    struct {
+        Elf64_Ehdr ehdr;
+        Elf64_Phdr phdr;
+        uint8_t code[16];
+    } file = {
+        .ehdr = {.e_ident = {ELFMAG0, ELFMAG1, ELFMAG2, ELFMAG3, ELFCLASS64, ELFDATA2LSB, EV_CURRENT}, .e_type = ET_EXEC,
+                 .e_machine = EM_X86_64, .e_version = EV_CURRENT, .e_entry = 0x100000, .e_phoff = sizeof(Elf64_Ehdr),
+                 .e_ehsize = sizeof(Elf64_Ehdr), .e_phentsize = sizeof(Elf64_Phdr), .e_phnum = 1},
+        .phdr = {.p_type = PT_LOAD, .p_flags = PF_R | PF_X, .p_offset = sizeof(Elf64_Ehdr) + sizeof(Elf64_Phdr),
+                 .p_vaddr = 0x100000, .p_paddr = 0x100000, .p_filesz = 16, .p_memsz = 16, .p_align = 1},
+        .code = {0xf4, 0xeb, 0xfd},
+    };
+    char path[40];
+    int fd = memfd_create("kernel", MFD_CLOEXEC);
+    assert(fd >= 0 && write(fd, &file, sizeof file) == (ssize_t)sizeof file);
+    snprintf(path, sizeof path, "/proc/self/fd/%d", fd);
+    const struct machine_config config = {.engine = "interpret", .ram_size = 4 * MiB, .kernel = path, .loop = loop, .log = log};
+    struct error err;
+    struct vm *vm = vm_create(&config, &err);
+    if (vm == NULL)
+        fprintf(stderr, "monitor_fuzz: %s\n", err.message);
+    assert(vm != NULL);
+    close(fd);
+    return vm;
+}
+
+/* What the tour of the page tables depends on. */
+static void paging_set(struct vcpu *v, uint8_t mode, uint32_t cr3)
+{
+    static const uint64_t cr4[] = {0, 0, CR4_PSE, CR4_PAE, CR4_PAE};
+    mode %= 5;
+    v->cr0 = mode == 0 ? CR0_PE : CR0_PE | CR0_PG;
+    v->cr4 = cr4[mode];
+    v->efer = mode == 4 ? EFER_LME | EFER_LMA | EFER_NXE : EFER_NXE;
+    v->cr3 = TABLES_GPA + cr3 % TABLES_SIZE;
+    v->seg[SEG_CS].attr = (v->seg[SEG_CS].attr & ~(SEG_ATTR_L | SEG_ATTR_DB)) | (mode == 4 ? SEG_ATTR_L : SEG_ATTR_DB);
+    mmu_flush(v);
+    vcpu_mode_changed(v);
+}
+
+static void type(struct client *c, const uint8_t *bytes, size_t size)
+{
+    unsigned idle = 0;
+    while (size > 0 && idle < 4) {
+        if (c->stuck) {
+            c->stuck = false;
+            chardev_notify_writable(&c->dev);
+        }
+        size_t n = chardev_can_receive(&c->dev);
+        n = n < size ? n : size;
+        if (n > 7)
+            n = 7;
+        idle = n == 0 ? idle + 1 : 0;
+        if (n > 0)
+            chardev_receive(&c->dev, bytes, n);
+        bytes += n;
+        size -= n;
+    }
+}
+
+int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t size)
+{
+    static struct loop *loop;
+    static struct vm *vm;
+    static struct log log;
+    if (vm == NULL) {
+        log_init(&log, LOG_OFF, NULL, NULL);
+        loop = loop_create(NULL);
+        vm = machine_create(loop, &log);
+    }
+    if (size < 6)
+        return 0;
+    struct vcpu *v = (struct vcpu *)vm_vcpu(vm, 0);
+    uint32_t cr3 = bytes[1] | (uint32_t)bytes[2] << 8;
+    size_t tables = (bytes[3] | (size_t)bytes[4] << 8) % TABLES_SIZE;
+    bool editing = bytes[0] & 0x80;
+    bytes += 5;
+    size -= 5;
+    tables = tables < size ? tables : size;
+    memory_write(v->memory, TABLES_GPA, bytes, tables);
+    paging_set(v, bytes[-5] & 0x7f, cr3);
+    struct client client = {.dev = {.ops = &client_ops}, .mood = bytes[-5]};
+    struct monitor *monitor = monitor_create(&(struct monitor_config){.vm = vm, .loop = loop, .log = &log, .version = "fuzz"});
+    monitor_attach(monitor, &client.dev, editing, false);
+    type(&client, bytes + tables, size - tables);
+    type(&client, (const uint8_t *)"\ninfo status\n", 13);
+    monitor_destroy(monitor);
+    return 0;
+}
