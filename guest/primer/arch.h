@@ -59,6 +59,7 @@ static inline bool frame_is_user(const struct frame *f)
 
 #define PF_P 0x1ul /* error code of a page fault: the page was there; the access was a write */
 #define PF_W 0x2ul
+#define CR0_EM 0x4ul
 #define CR0_WP 0x10000ul
 #define CR0_PG 0x80000000ul
 #define FLAG_IF 0x200ul

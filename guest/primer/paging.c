@@ -54,7 +54,7 @@ void paging_init(void)
     for (word page = KERNEL_BASE; page < KERNEL_END; page += PAGE)
         entry_set(entry_at(kernel_root, page, 0, true), page | PTE_P | PTE_W);
     entries_commit_switch(kernel_root);
-    cr0_write(cr0_read() | CR0_PG | CR0_WP);
+    cr0_write(cr0_read() | CR0_PG | CR0_WP | CR0_EM); /* and no floating point: nobody would save its registers */
 }
 
 word space_create(void)

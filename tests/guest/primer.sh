@@ -59,11 +59,11 @@ session_type()
     printf 'hello\nhello with words\n\nnothing\ncat nothing\ncat screen\n'
     printf 'forktest\ncrash\n'
     printf 'count 2 &\nsleep 1000\necho done\n'
-    printf 'kill 4711\nspinner &\nkill 60\nsleep 50\n'
+    printf 'kill 4711\nspinner &\nkill 61\nsleep 50\n'
     printf 'exit 3\n'
 }
 
-# Numbers of processes: 1 is the shell; each command that is not built in takes the next, forktest 43 more, crash ten more. What crash
+# Numbers of processes: 1 is the shell; each command that is not built in takes the next, forktest 43 more, crash eleven more. What crash
 # makes the kernel say has addresses in it, and is compared without.
 session_expected()
 {
@@ -152,25 +152,27 @@ crash: divide error
 ok - dividing by 0: status 128
 crash: invalid opcode
 ok - UD2: status 134
+crash: no coprocessor
+ok - floating point: status 135
 crash: debug exception
 ok - the trap flag: status 129
 ok - null segments: status 7
 ok - POPF without IF: status 8
 crash: passed
 \$ count 2 &
-[59]
+[60]
 \$ sleep 1000
 1
 2
-[59] ended with status 0
+[60] ended with status 0
 \$ echo done
 done
 \$ kill 4711
 \$ spinner &
-[60]
-\$ kill 60
+[61]
+\$ kill 61
 \$ sleep 50
-[60] ended with status 128
+[61] ended with status 128
 \$ exit 3
 END
 }

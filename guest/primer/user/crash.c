@@ -42,6 +42,11 @@ static void undefined(void)
     __asm__ volatile("ud2");
 }
 
+static void floating_point(void)
+{
+    __asm__ volatile("fld1");
+}
+
 static void trace(void)
 {
     __asm__ volatile("pushf; orl $0x100, (%%" STACK_POINTER "); popf; nop" ::: "cc", "memory");
@@ -76,6 +81,7 @@ static const struct {
     {"OUT", port, STATUS_KILLED + 13},
     {"dividing by 0", divide, STATUS_KILLED + 0},
     {"UD2", undefined, STATUS_KILLED + 6},
+    {"floating point", floating_point, STATUS_KILLED + 7},
     {"the trap flag", trace, STATUS_KILLED + 1},
     {"null segments", segments, 7},
     {"POPF without IF", popf_interrupts, 8},

@@ -68,6 +68,7 @@ static void detach(struct vcpu *v)
     if (k != NULL)
         kvm_destroy(k);
     v->engine_opaque = NULL;
+    v->hypercall.hidden = false;
     engine_interpret.detach(v);
 }
 
@@ -189,8 +190,12 @@ static void set_signal_mask(const struct kvm *k, const sigset_t *outside)
 static bool attach(struct vcpu *v, struct error *err)
 {
     struct cpu_offer offer;
+    if (v->hypercall.flags_used)
+        return error_set(err, "the guest uses ring3's hypercalls, which do not get past the kernel's KVM: choose "
+                              "another engine");
     if (!engine_interpret.attach(v, err))
         return false;
+    v->hypercall.hidden = true; /* KVM answers VMCALL itself */
     struct kvm *k = calloc(1, sizeof *k);
     check(k != NULL);
     v->engine_opaque = k;
