@@ -2,7 +2,6 @@
  * too. The input: paging mode and session kind, the CR3, the length of the tables; the tables; then what is typed. The
  * machine never runs: what is looked at is state. */
 #include <assert.h>
-#include <elf.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -19,6 +18,7 @@
 
 #define TABLES_GPA 0x200000u
 #define TABLES_SIZE 0x8000u
+#define ENTRY 0x100000u
 
 int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t size);
 
@@ -41,21 +41,22 @@ static const struct chardev_ops client_ops = {.write = client_write, .name = "fu
 
 static struct vm *machine_create(struct loop *loop, struct log *log)
 {
-    struct {
-        Elf64_Ehdr ehdr;
-        Elf64_Phdr phdr;
-        uint8_t code[16];
-    } file = {
-        .ehdr = {.e_ident = {ELFMAG0, ELFMAG1, ELFMAG2, ELFMAG3, ELFCLASS64, ELFDATA2LSB, EV_CURRENT}, .e_type = ET_EXEC,
-                 .e_machine = EM_X86_64, .e_version = EV_CURRENT, .e_entry = 0x100000, .e_phoff = sizeof(Elf64_Ehdr),
-                 .e_ehsize = sizeof(Elf64_Ehdr), .e_phentsize = sizeof(Elf64_Phdr), .e_phnum = 1},
-        .phdr = {.p_type = PT_LOAD, .p_flags = PF_R | PF_X, .p_offset = sizeof(Elf64_Ehdr) + sizeof(Elf64_Phdr),
-                 .p_vaddr = 0x100000, .p_paddr = 0x100000, .p_filesz = 16, .p_memsz = 16, .p_align = 1},
-        .code = {0xf4, 0xeb, 0xfd},
+    /* An ELF file, 64 bits, of one segment: the header's fields, then the program header's, then HLT; JMP to it. */
+    static const struct {
+        uint8_t offset, size;
+        uint64_t value;
+    } fields[] = {
+        {0, 8, 0x10102464c457f}, {16, 2, 2 /* ET_EXEC */}, {18, 2, 62 /* EM_X86_64 */}, {20, 4, 1}, {24, 8, ENTRY},
+        {32, 8, 64 /* e_phoff */}, {52, 2, 64}, {54, 2, 56}, {56, 2, 1},
+        {64, 4, 1 /* PT_LOAD */}, {68, 4, 5}, {72, 8, 120 /* p_offset */}, {80, 8, ENTRY}, {88, 8, ENTRY}, {96, 8, 3}, {104, 8, 3},
+        {112, 8, 1}, {120, 3, 0xfdebf4},
     };
+    uint8_t file[128] = {0};
+    for (size_t i = 0; i < ARRAY_LEN(fields); i++)
+        memcpy(file + fields[i].offset, &fields[i].value, fields[i].size);
     char path[40];
     int fd = memfd_create("kernel", MFD_CLOEXEC);
-    assert(fd >= 0 && write(fd, &file, sizeof file) == (ssize_t)sizeof file);
+    assert(fd >= 0 && write(fd, file, sizeof file) == (ssize_t)sizeof file);
     snprintf(path, sizeof path, "/proc/self/fd/%d", fd);
     const struct machine_config config = {.engine = "interpret", .ram_size = 4 * MiB, .kernel = path, .loop = loop, .log = log};
     struct error err;

@@ -187,13 +187,14 @@ static bool parse(struct arguments *a, struct mover *m, int argc, char **argv)
     return a->config.kernel != NULL && a->config.cpus <= MACHINE_CPUS_MAX && m->every_ns != 0 && (m->until == NULL) == (m->type == NULL);
 }
 
-/* All engines, or those that were named, as far as they work here. */
-static void choose_engines(struct mover *m, const char *named)
+/* All engines, or those that were named, as far as they work here and suit the machine. */
+static void choose_engines(struct mover *m, const struct machine_config *config, const char *named)
 {
+    unsigned needs = (config->clock == CLOCK_INSTRUCTIONS ? ENGINE_COUNTS : 0) | (config->cpus > 1 ? ENGINE_SEVERAL : 0);
     for (unsigned i = 0; i < engine_count && m->count < ENGINES_MAX; i++) {
         struct error why_not;
         const char *name = engines[i]->name, *at = named != NULL ? strstr(named, name) : "";
-        if (at != NULL && engines[i]->usable(&why_not))
+        if (at != NULL && engine_find(name, needs, &why_not) != NULL)
             m->names[m->count++] = name;
     }
 }
@@ -247,7 +248,7 @@ int main(int argc, char **argv)
         fprintf(stderr, "switch_test: bad arguments; see the top of switch_test.c\n");
         return 2;
     }
-    choose_engines(m, a.engines);
+    choose_engines(m, &a.config, a.engines);
     if (m->count < 2) {
         fprintf(stderr, "switch_test: fewer than two of these engines can run here\n");
         return 77;
