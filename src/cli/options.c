@@ -10,6 +10,7 @@
 
 #include "base/suggest.h"
 #include "base/types.h"
+#include "engine/engine.h"
 #include "engine/trace.h"
 #include "memory/memory.h"
 #include "mmu/shadow.h"
@@ -43,10 +44,15 @@ struct option_row {
     const char *help;           /* lines; NULL: another name, or one that --help is silent about */
 };
 
+static const char *const trap_kernel_choices[] = {"direct", "translate", "interpret", NULL};
+static const char *const switch_choices[] = {"off", "on", NULL};
 static const char *const clock_choices[] = {"host", "instructions", NULL};
 static const char *const log_choices[] = {"off", "warn", "info", "debug", NULL};
-static const char *const shadow_choices[] = {"ondemand", "tagged", "proactive", NULL};
-_Static_assert(SHADOW_ONDEMAND == 0 && SHADOW_TAGGED == 1 && SHADOW_PROACTIVE == 2, "numbers shadow_choices");
+static const char *const shadow_choices[] = {"ondemand", "tagged", "proactive", "single", NULL};
+_Static_assert(SHADOW_ONDEMAND == 0 && SHADOW_TAGGED == 1 && SHADOW_PROACTIVE == 2 && SHADOW_SINGLE == 3,
+               "numbers shadow_choices");
+_Static_assert(TRAP_KERNEL_DIRECT == 0 && TRAP_KERNEL_TRANSLATE == 1 && TRAP_KERNEL_INTERPRET == 2,
+               "numbers trap_kernel_choices");
 _Static_assert(CLOCK_HOST == 0 && CLOCK_INSTRUCTIONS == 1, "numbers clock_choices");
 _Static_assert(LOG_OFF == 0 && LOG_WARN == 1 && LOG_INFO == 2 && LOG_DEBUG == 3, "numbers log_choices");
 _Static_assert(sizeof(enum clock_kind) == sizeof(int) && sizeof(enum log_level) == sizeof(int), "stored as int");
@@ -76,7 +82,11 @@ static const struct option_row rows[] = {
     {"no-reboot", 0, OPTION_FLAG, FIELD(no_reboot), NULL, NULL, "end when the guest resets the machine"},
     {"timeout", 0, OPTION_SECONDS, FIELD(timeout_ns), "SECONDS", NULL, "end after this much host time; 0.5 is fine"},
     {"shadow", 0, OPTION_CHOICE, FIELD(shadow), "POLICY", shadow_choices,
-     "how shadow page tables follow the guest's: ondemand, tagged,\nproactive (the default); for engines that have them"},
+     "how shadow page tables follow the guest's: ondemand, tagged,\nproactive (the default), single; for engines that have them"},
+    {"patch", 0, OPTION_CHOICE, FIELD(patch), "on|off", switch_choices,
+     "with --engine trap: whether instructions that should trap and\ndo not are patched (on)"},
+    {"trap-kernel", 0, OPTION_CHOICE, FIELD(trap_kernel), "HOW", trap_kernel_choices,
+     "with --engine trap: how the guest's kernel is executed: direct\n(the default), translate, interpret"},
     {"heat", 0, OPTION_COUNT, FIELD(heat), "N", NULL,
      "how often code is interpreted before it is translated (16);\nfor engines that translate"},
     {"verify", 0, OPTION_EVERY, FIELD(verify), "N", NULL,
@@ -348,6 +358,7 @@ bool run_options_parse(struct run_options *options, int argc, char **argv, struc
         .ram_size = RAM_DEFAULT,
         .cpus = 1,
         .shadow = SHADOW_PROACTIVE,
+        .patch = 1,
         .heat = TRANSLATE_HEAT_DEFAULT,
         .trace_size = TRACE_LIMIT_DEFAULT,
     };

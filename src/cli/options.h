@@ -22,6 +22,8 @@ struct run_options {
     enum stat_form stat;
     const char *stat_file; /* NULL: stderr */
     int shadow;            /* enum shadow_policy */
+    int trap_kernel;       /* enum trap_kernel */
+    int patch;             /* 0: off */
     unsigned cpus, heat, verify; /* see struct machine_config */
     bool no_reboot, kaslr, help;
 };

@@ -236,6 +236,8 @@ static bool run_create(struct run *run, struct error *err)
         .no_reboot = o->no_reboot,
         .clock = o->clock,
         .shadow = (unsigned)o->shadow,
+        .trap_kernel = (unsigned)o->trap_kernel,
+        .trap_no_patch = !o->patch,
         .heat = o->heat,
         .verify = o->verify,
         .loop = run->loop,

@@ -185,6 +185,9 @@ void vcpu_raise(struct vcpu *v, uint32_t pending)
     int waker = atomic_load(&v->waker);
     if (unlikely(waker != 0))
         tgkill(getpid(), waker, SIGURG);
+    void (*kick)(struct vcpu *) = __atomic_load_n(&v->kick, __ATOMIC_SEQ_CST);
+    if (unlikely(kick != NULL))
+        kick(v);
 }
 
 bool vcpu_runnable(const struct vcpu *v)

@@ -38,6 +38,8 @@ struct insn;
 struct code_cache;
 struct crew;
 struct shadow;
+struct trap;
+struct mmu_observer;
 struct cpu_model;
 struct log;
 
@@ -321,6 +323,12 @@ struct vcpu {
     const struct vcpu_watch *watch; /* cpu/watch.h; NULL: nobody looks on */
     void *engine_opaque;
     const char *failed;           /* the host does not let the guest go on: why; constant. See engine/engine.h */
+    struct trap *trap;            /* engine/trap/; NULL: another engine */
+    void (*kick)(struct vcpu *v); /* makes guest code that runs elsewhere stop soon; any thread, signal handlers; NULL: nothing to do */
+    const struct mmu_observer *mmu_observer; /* mmu/access.h; NULL: nobody */
+    bool direct_user;             /* a translating engine returns from run() when user code is next */
+    unsigned trap_kernel;         /* enum trap_kernel, before attach() */
+    bool trap_no_patch;           /* trap: leave instructions that do not trap as they are; before attach() */
     struct code_cache *code;
     struct crew *crew;            /* the machine's other processors; NULL: there are none */
     uint64_t code_generation;     /* goes up when decoded code is forgotten as a whole: nothing is watched then */

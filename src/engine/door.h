@@ -91,6 +91,31 @@ struct stats_kvm {
     bool present; /* guest code runs in the hardware's guest mode */
     STATS_KVM(STATS_FIELD)
 };
+#undef STATS_FIELD
+
+/* What the engine trap has done; what traps is in engine/trap/trap.h.
+ *
+ *   otherwise    times code had to be interpreted or translated for want of a way to run it directly
+ *   processes, spaces   sandboxes made, and shadow page tables made of them; `switches` from one to another
+ *   cr3_loads    by the guest; `clears` of a whole space; `compared` pages with the guest's tables
+ *   pages        mapped, in `maps` mappings; `unmaps`, `protects` and these were done in `commits` journeys
+ *   tables       of the guest's that were watched; `table_writes` to them; `tables_recycled`: had become something else
+ *   code_pages   looked at; `patches` made in `copies` of them; `code_writes`: written, and forgotten
+ */
+#define STATS_TRAPS(X)                                                                                                 \
+    X(resumes) X(privileged) X(patched) X(syscall) X(breakpoint) X(undefined) X(arithmetic) X(fetch) X(fill)           \
+    X(reflect) X(emulate) X(kick) X(stray)
+#define STATS_TRAP_WORK(X)                                                                                             \
+    X(otherwise) X(processes) X(spaces) X(switches) X(cr3_loads) X(clears) X(compared) X(pages) X(maps) X(unmaps)      \
+    X(protects) X(commits) X(tables) X(table_writes) X(tables_recycled) X(code_pages) X(patches) X(copies)             \
+    X(code_writes)
+
+#define STATS_FIELD(name) uint64_t name;
+struct stats_trap {
+    const char *policy; /* constant; NULL: another engine */
+    STATS_TRAPS(STATS_FIELD)
+    STATS_TRAP_WORK(STATS_FIELD)
+};
 
 struct stats_translate {
     bool present; /* the engine translates */
@@ -128,6 +153,7 @@ struct stats {
     struct stats_translate translate;
     struct stats_shadow shadow;
     struct stats_kvm kvm;
+    struct stats_trap trap;
     uint64_t calls[ROW_COUNT + 1]; /* instructions of translated code that C code carried out, by enum insn_row */
 };
 

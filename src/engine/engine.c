@@ -6,8 +6,9 @@
 #include "engine/interpret/interpret.h"
 #include "engine/kvm/kvm.h"
 #include "engine/translate/translate.h"
+#include "engine/trap/trap.h"
 
-const struct engine *const engines[] = {&engine_kvm, &engine_translate, &engine_interpret};
+const struct engine *const engines[] = {&engine_kvm, &engine_translate, &engine_interpret, &engine_trap};
 const unsigned engine_count = sizeof engines / sizeof engines[0];
 
 static bool meets(const struct engine *engine, unsigned needs, struct error *err)

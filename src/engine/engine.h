@@ -29,6 +29,9 @@ struct engine_code {
     } insns[ENGINE_CODE_INSNS];
 };
 
+/* Engine trap: who executes the guest's kernel. */
+enum trap_kernel { TRAP_KERNEL_DIRECT, TRAP_KERNEL_TRANSLATE, TRAP_KERNEL_INTERPRET };
+
 struct engine {
     const char *name;
     const char *summary;                      /* one line for --help and `ring3 engines` */

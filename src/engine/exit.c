@@ -206,6 +206,12 @@ void stats_merge(struct stats *to, const struct stats *from)
 #define X(name) to->kvm.name += from->kvm.name;
     STATS_KVM(X)
 #undef X
+    if (to->trap.policy == NULL)
+        to->trap.policy = from->trap.policy;
+#define X(name) to->trap.name += from->trap.name;
+    STATS_TRAPS(X)
+    STATS_TRAP_WORK(X)
+#undef X
     add_counters(to->calls, from->calls, ARRAY_LEN(to->calls));
     /* vCPUs run side by side in one process, so these do not add up. */
     if (to->monitor_bytes < from->monitor_bytes)

@@ -256,6 +256,36 @@ static void print_translate(const struct stats *stats, FILE *out)
     print_calls(stats, out);
 }
 
+static void print_trap(const struct stats_trap *t, FILE *out)
+{
+    static const char *const traps[] = {
+#define X(name) #name,
+        STATS_TRAPS(X)
+#undef X
+    };
+    static const char *const works[] = {
+#define X(name) #name,
+        STATS_TRAP_WORK(X)
+#undef X
+    };
+    const uint64_t trap_counts[] = {
+#define X(name) t->name,
+        STATS_TRAPS(X)
+#undef X
+    };
+    const uint64_t work_counts[] = {
+#define X(name) t->name,
+        STATS_TRAP_WORK(X)
+#undef X
+    };
+    fprintf(out, "\ntraps of directly executed code (shadow policy %s)\n", t->policy);
+    for (unsigned i = 0; i < sizeof traps / sizeof traps[0]; i++)
+        fprintf(out, "  %-16s %12" PRIu64 "\n", traps[i], trap_counts[i]);
+    fprintf(out, "work for them\n");
+    for (unsigned i = 0; i < sizeof works / sizeof works[0]; i++)
+        fprintf(out, "  %-16s %12" PRIu64 "\n", works[i], work_counts[i]);
+}
+
 static void print_shadow(const struct stats_shadow *s, FILE *out)
 {
     fprintf(out, "\nshadow page tables, %s\n", s->policy);
@@ -314,6 +344,8 @@ void stats_print(const struct stats *stats, const struct memory *memory, FILE *o
         print_shadow(&stats->shadow, out);
     if (stats->kvm.present)
         print_kvm(&stats->kvm, out);
+    if (stats->trap.policy != NULL)
+        print_trap(&stats->trap, out);
     print_end(stats, out);
 }
 
@@ -384,6 +416,17 @@ static json_t *json_translate(const struct stats_translate *t)
     STATS_FAULTS(X)
 #undef X
     json_object_set_new(object, "faults", faults);
+    return object;
+}
+
+static json_t *json_trap(const struct stats_trap *t)
+{
+    json_t *object = json_object();
+    json_object_set_new(object, "policy", json_string(t->policy));
+#define X(name) json_object_set_new(object, #name, json_number(t->name));
+    STATS_TRAPS(X)
+    STATS_TRAP_WORK(X)
+#undef X
     return object;
 }
 
@@ -477,6 +520,8 @@ json_t *stats_json(const struct stats *stats, const struct memory *memory)
         json_object_set_new(root, "shadow", json_shadow(&stats->shadow));
     if (stats->kvm.present)
         json_object_set_new(root, "kvm", json_kvm(&stats->kvm));
+    if (stats->trap.policy != NULL)
+        json_object_set_new(root, "trap", json_trap(&stats->trap));
     if (stats->timed)
         json_object_set_new(root, "time", json_time(stats));
     if (stats->hot != NULL) {

@@ -38,6 +38,8 @@ struct machine_config {
     bool no_reboot;           /* a guest reset ends the run */
     enum clock_kind clock;
     unsigned shadow;          /* enum shadow_policy, for engines that have shadow page tables */
+    unsigned trap_kernel;     /* trap: enum trap_kernel */
+    bool trap_no_patch;       /* trap: leave instructions that do not trap as they are */
     unsigned heat;            /* translate: how often a block is interpreted first */
     unsigned verify;          /* translate: every how many blocks are compared with the interpreter; 0: none */
     struct loop *loop;        /* host/loop.h: what the chardevs were created on, run by vm_run(); owned by the caller */

@@ -322,6 +322,8 @@ static bool create_vcpus(struct vm *vm, struct error *err)
         if (!watch_vcpu(vm, &cpu->door, v, err))
             return false;
         v->shadow_policy = config->shadow;
+        v->trap_kernel = config->trap_kernel;
+        v->trap_no_patch = config->trap_no_patch;
         v->translate_heat = config->heat;
         v->verify_every = config->verify;
     }

@@ -45,8 +45,10 @@ struct io_ops {
 
 /* Why the watcher is told about writes to a page. */
 enum page_flag {
-    PAGE_CODE = 1, /* something decoded or translated from it is alive */
-    PAGE_WATCHED = PAGE_CODE,
+    PAGE_CODE = 1,   /* something decoded or translated from it is alive */
+    PAGE_TABLE = 2,  /* shadow page tables are kept in step with it */
+    PAGE_DIRECT = 4, /* it is executed directly: engine/trap/ */
+    PAGE_WATCHED = PAGE_CODE | PAGE_TABLE | PAGE_DIRECT,
 };
 
 struct memory;

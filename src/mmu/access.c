@@ -441,12 +441,16 @@ void mmu_flush(struct vcpu *v)
 {
     flush_tlbs(v);
     shadow_flush(v, true);
+    if (v->mmu_observer != NULL)
+        v->mmu_observer->flush(v);
 }
 
 void mmu_flush_non_global(struct vcpu *v)
 {
     flush_tlbs(v);
     shadow_flush_non_global(v);
+    if (v->mmu_observer != NULL)
+        v->mmu_observer->flush(v);
 }
 
 void mmu_flush_pcid(struct vcpu *v, uint64_t pcid, gva_t gva, bool one_page)
@@ -457,12 +461,18 @@ void mmu_flush_pcid(struct vcpu *v, uint64_t pcid, gva_t gva, bool one_page)
     else if (pcid == current)
         flush_tlbs(v);
     shadow_flush_pcid(v, pcid, gva, one_page);
+    if (v->mmu_observer != NULL && one_page)
+        v->mmu_observer->flush_page(v, gva);
+    else if (v->mmu_observer != NULL)
+        v->mmu_observer->flush(v);
 }
 
 void mmu_switch(struct vcpu *v, uint64_t cr3, bool keep)
 {
     bool same = keep && cr3 == v->cr3;
     shadow_switch(v, cr3, keep);
+    if (v->mmu_observer != NULL)
+        v->mmu_observer->cr3_load(v, cr3, keep);
     v->cr3 = cr3;
     if (!same)
         flush_tlbs(v);
@@ -480,6 +490,8 @@ void mmu_flush_page(struct vcpu *v, gva_t gva)
 {
     flush_tlbs_page(v, gva);
     shadow_flush_page(v, gva);
+    if (v->mmu_observer != NULL)
+        v->mmu_observer->flush_page(v, gva);
 }
 
 void mmu_written(struct vcpu *v, gpa_t gpa, unsigned size)
@@ -489,12 +501,16 @@ void mmu_written(struct vcpu *v, gpa_t gpa, unsigned size)
         return;
     if (v->code != NULL && (__atomic_load_n(page.flags, __ATOMIC_RELAXED) & PAGE_CODE))
         code_cache_written(v, gpa, size);
+    if (v->mmu_observer != NULL && (__atomic_load_n(page.flags, __ATOMIC_RELAXED) & (PAGE_TABLE | PAGE_DIRECT)))
+        v->mmu_observer->written(v, gpa, size);
 }
 
 void mmu_stop_plain_writes(struct vcpu *v, gpa_t gpa)
 {
     gpa &= ~PAGE_OFFSET_MASK;
     shadow_stop_plain_writes(v, gpa);
+    if (v->mmu_observer != NULL)
+        v->mmu_observer->stop_writes(v, gpa);
     if (!(*tlb_written(v, gpa) & 1ull << (gpa >> PAGE_SHIFT) % 64))
         return;
     for (unsigned kind = 0; kind < TLB_KIND_COUNT; kind++) {

@@ -98,6 +98,16 @@ struct page_backing;
 gpa_t mmu_translate_walk(struct vcpu *v, gva_t gva, unsigned flags, struct walk *walk, struct page_backing *page);
 /* The same for a debugger: no fault, no A/D; false if not mapped. */
 bool mmu_peek(struct vcpu *v, gva_t gva, gpa_t *gpa);
+/* Whoever keeps translations outside of this process hears of what takes them away: v->mmu_observer. Everything; one page, in all
+ * address spaces; a load of CR3, before v->cr3 changes; a physical page that may not be written any more without notice;
+ * bytes of one with PAGE_TABLE or PAGE_DIRECT that were written. */
+struct mmu_observer {
+    void (*flush)(struct vcpu *v);
+    void (*flush_page)(struct vcpu *v, gva_t gva);
+    void (*cr3_load)(struct vcpu *v, uint64_t cr3, bool keep);
+    void (*stop_writes)(struct vcpu *v, gpa_t gpa);
+    void (*written)(struct vcpu *v, gpa_t gpa, unsigned size);
+};
 void mmu_init(struct vcpu *v);                  /* at creation: all empty */
 void mmu_flush(struct vcpu *v);                 /* all translations of all address spaces, global ones too */
 void mmu_flush_non_global(struct vcpu *v);      /* the same without global ones */

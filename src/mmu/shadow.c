@@ -37,6 +37,7 @@ static const char *const policy_names[SHADOW_POLICY_COUNT] = {
     [SHADOW_ONDEMAND] = "ondemand",
     [SHADOW_TAGGED] = "tagged",
     [SHADOW_PROACTIVE] = "proactive",
+    [SHADOW_SINGLE] = "single",
 };
 
 const char *shadow_policy_name(enum shadow_policy policy)
@@ -76,7 +77,7 @@ bool shadow_create(struct vcpu *v, enum shadow_policy policy, struct error *err)
     if (s == NULL)
         return error_set(err, "out of memory");
     s->v = v;
-    s->policy = policy;
+    s->policy = policy == SHADOW_SINGLE ? SHADOW_ONDEMAND : policy;
     s->ram_size = memory_ram_size(v->memory);
     s->view[RIGHT_READ] = (uint64_t)(uintptr_t)memory_ram_view_read_only(v->memory);
     s->view[RIGHT_WRITE] = (uint64_t)(uintptr_t)memory_ram_base(v->memory);

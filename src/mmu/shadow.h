@@ -40,6 +40,9 @@
  * stands for a page as code of one mode and one privilege: whether the page may be fetched from was only looked at for
  * these.
  *
+ * The engine trap has its own tables, those of the host (engine/trap/space.c), and the same names of policies. One exists only
+ * there: single, one table for kernel and user mode; here it is ondemand.
+ *
  * Threads: the vCPU's own, like everything here.
  */
 #ifndef RING3_MMU_SHADOW_H
@@ -49,7 +52,7 @@
 #include "memory/memory.h"
 #include "mmu/walk.h"
 
-enum shadow_policy { SHADOW_ONDEMAND, SHADOW_TAGGED, SHADOW_PROACTIVE, SHADOW_POLICY_COUNT };
+enum shadow_policy { SHADOW_ONDEMAND, SHADOW_TAGGED, SHADOW_PROACTIVE, SHADOW_SINGLE, SHADOW_POLICY_COUNT };
 const char *shadow_policy_name(enum shadow_policy policy);
 /* False if there is no policy of this name. */
 bool shadow_policy_find(const char *name, enum shadow_policy *policy);

@@ -151,7 +151,7 @@ static void interpret_some(struct vcpu *v, uint64_t until)
 
 bool translate_possible(const struct vcpu *v)
 {
-    return v->flat && v->tlb != &v->tlbs[TLB_NONE] && (v->regs[RSP] & (v->code_mode == CODE_64 ? 7 : 3)) == 0;
+    return !(v->direct_user && v->cpl == 3) && v->flat && v->tlb != &v->tlbs[TLB_NONE] && (v->regs[RSP] & (v->code_mode == CODE_64 ? 7 : 3)) == 0;
 }
 
 void mode_update(struct translate *t)
@@ -326,6 +326,10 @@ static void run(struct vcpu *v, uint64_t until)
             forget_origin(t);
             if (!events_take_pending(v))
                 break;
+        }
+        if (unlikely(v->direct_user && v->cpl == 3 && vcpu_protected(v) && v->activity == ACTIVITY_RUNNING)) {
+            forget_origin(t);
+            break;
         }
         if (unlikely(events_need_care(v))) {
             forget_origin(t);
