@@ -240,6 +240,18 @@ struct symbols *symbols_read(const char *path, struct error *err)
     return s;
 }
 
+struct symbols *symbols_read_elf(const char *path)
+{
+    char magic[SELFMAG] = "";
+    int fd = open(path, O_RDONLY | O_CLOEXEC | O_NOCTTY | O_NONBLOCK);
+    struct stat st;
+    bool elf = fd >= 0 && fstat(fd, &st) == 0 && S_ISREG(st.st_mode) && /* nothing is taken out of a pipe */
+               read(fd, magic, sizeof magic) == (ssize_t)sizeof magic && memcmp(magic, ELFMAG, SELFMAG) == 0;
+    if (fd >= 0)
+        close(fd);
+    return elf ? symbols_read(path, NULL) : NULL;
+}
+
 void symbols_destroy(struct symbols *s)
 {
     if (s == NULL)

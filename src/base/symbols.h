@@ -13,6 +13,8 @@ struct symbols;
 
 /* NULL with a message that begins with the path, if it cannot be read or has no symbols. */
 struct symbols *symbols_read(const char *path, struct error *err);
+/* The same, if it is an ELF file; NULL, quickly, for anything else. */
+struct symbols *symbols_read_elf(const char *path);
 /* The same from memory: an ELF file, or the text of a System.map. */
 struct symbols *symbols_parse(const uint8_t *bytes, size_t size, struct error *err);
 void symbols_destroy(struct symbols *symbols);

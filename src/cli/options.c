@@ -98,6 +98,8 @@ static const struct option_row rows[] = {
     {"trace", 0, OPTION_TEXT, FIELD(trace), "FILE", NULL,
      "write a timeline of every exit, for https://ui.perfetto.dev"},
     {"trace-size", 0, OPTION_LENGTH, FIELD(trace_size), "SIZE", NULL, "how long that file may become: 512M (the default)"},
+    {"sensitive", 0, OPTION_FLAG, FIELD(sensitive), NULL, NULL,
+     "count for --stat also what a classical monitor would be trapped\nfor: every sensitive instruction (slower)"},
     {"symbols", 0, OPTION_TEXT, FIELD(symbols), "FILE", NULL,
      "names for --stat and --trace: an ELF file (vmlinux) or a\nSystem.map; without, the kernel's own if it is an ELF file"},
     {"log", 0, OPTION_CHOICE, FIELD(log), "LEVEL", log_choices,

@@ -25,7 +25,7 @@ struct run_options {
     int trap_kernel;       /* enum trap_kernel */
     int patch;             /* 0: off */
     unsigned cpus, heat, verify; /* see struct machine_config */
-    bool no_reboot, kaslr, help;
+    bool no_reboot, kaslr, help, sensitive;
 };
 
 /* Parses what follows `ring3 run`. False with a message of one line. With `help` set nothing is checked for

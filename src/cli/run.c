@@ -31,7 +31,9 @@
 #include "host/loop.h"
 #include "monitor/monitor.h"
 
-#define SAMPLE_NS 1000000u /* how often it is noted where the guest is */
+/* How often it is noted where the guest is: seldom when the counters are to measure, often when the hot code is wanted. */
+#define SAMPLE_STAT_NS 10000000u
+#define SAMPLE_TRACE_NS 1000000u
 
 /* One invocation of the command. */
 struct run {
@@ -160,7 +162,8 @@ static bool run_create_counters(struct run *run, struct error *err)
         return error_set(err, "out of memory");
     }
     run->stats->hot = hot;
-    run->symbols = symbols_read(o->symbols != NULL ? o->symbols : o->kernel, err);
+    run->stats->sensitive_counted = o->sensitive;
+    run->symbols = o->symbols != NULL ? symbols_read(o->symbols, err) : symbols_read_elf(o->kernel);
     if (run->symbols == NULL && o->symbols != NULL)
         return error_prefix(err, "--symbols");
     run->stats->symbols = run->symbols;
@@ -245,7 +248,7 @@ static bool run_create(struct run *run, struct error *err)
         .debugcon = run->debugcon,
         .stats = run->stats,
         .trace = run->trace,
-        .sample_ns = run->stats != NULL ? SAMPLE_NS : 0,
+        .sample_ns = run->trace != NULL ? SAMPLE_TRACE_NS : run->stats != NULL ? SAMPLE_STAT_NS : 0,
         .log = &run->log,
     };
     run_warn_engine(run);

@@ -6,6 +6,7 @@
  */
 #include "cpu/fast.h"
 #include "cpu/ops.h"
+#include "cpu/watch.h"
 
 pick_fn pick_jcc, pick_jmp, pick_call, pick_ret, pick_loop, pick_jcxz, pick_setcc, pick_cmovcc, pick_pause, pick_nop,
     pick_fence, pick_prefetch, pick_ud;
@@ -14,9 +15,12 @@ const struct insn *run_slow(struct vcpu *v, const struct insn *in)
 {
     rip_sync(v, in);
     v->next_rip = rip_cut(in, v->rip + in->len);
+    bool watched = watch_begin(v, in);
     in->op(v, in);
     v->instructions++;
     v->rip = v->next_rip;
+    if (unlikely(watched))
+        watch_end(v, in);
     return NULL;
 }
 
@@ -24,9 +28,12 @@ const struct insn *run_slow_continue(struct vcpu *v, const struct insn *in)
 {
     rip_sync(v, in);
     uint64_t sequential = v->next_rip = rip_cut(in, v->rip + in->len);
+    bool watched = watch_begin(v, in);
     in->op(v, in);
     v->instructions++;
     v->rip = v->next_rip;
+    if (unlikely(watched))
+        watch_end(v, in);
     if (v->next_rip != sequential || v->code_mode != in->mode || v->shadow != 0 || v->stepping || must_leave(v))
         return NULL;
     v->run_start = in + 1;

@@ -7,15 +7,15 @@
  *
  * Any of the functions may be NULL. All are called on the vCPU's thread without any lock and must not raise faults.
  *
- *   begin      before an instruction that is sensitive, with `v->rip` at it. While it is not NULL, engines of this
- *              process run such instructions singly, in C: slower, but none is missed
+ *   begin      before an instruction that is sensitive, with `v->rip` at it. While it is not NULL, translated code calls
+ *              C for all of these: slower, but none is missed
  *   end        after it; not if it ended in a fault: then the exit EXIT_EXCEPTION follows for the same rip
  *   delivered  an exception or interrupt has been delivered (not by an instruction): rip and CPL are the handler's;
  *              or the processor has shut down instead
  *   mode       CPL has just changed (the rest of the state may be halfway)
  *   sample     PENDING_SAMPLE was raised and the vCPU is between two instructions, not halted
  *
- * Cost. Without a watch: a test at each change of mode and each delivery, which are dear anyhow.
+ * Cost. Without a watch: a test at each slow instruction, change of mode and delivery, which are dear anyhow.
  */
 #ifndef RING3_CPU_WATCH_H
 #define RING3_CPU_WATCH_H
@@ -44,10 +44,25 @@ enum insn_sensitivity {
  * to selectors of its own level faults. RDTSC and CPUID are silent, though a host may be told to trap them. */
 enum insn_sensitivity insn_sensitivity(const struct insn *in);
 
-/* Every sensitive instruction is wanted. */
+/* Every sensitive instruction is wanted: those that would be done within translated code are to be called in C. */
 static inline bool vcpu_watched_closely(const struct vcpu *v)
 {
     return unlikely(v->watch != NULL) && v->watch->begin != NULL;
+}
+
+/* Around the operation of a slow instruction (flow.c); all sensitive ones are slow. */
+static inline bool watch_begin(struct vcpu *v, const struct insn *in)
+{
+    if (likely(!vcpu_watched_closely(v)) || insn_sensitivity(in) == INSN_INNOCENT || v->rehearsal != NULL)
+        return false;
+    v->watch->begin(v->watch->opaque, v, in);
+    return true;
+}
+
+static inline void watch_end(struct vcpu *v, const struct insn *in)
+{
+    if (v->watch->end != NULL)
+        v->watch->end(v->watch->opaque, v, in);
 }
 
 #endif

@@ -21,7 +21,7 @@ struct symbols;
 /* Somebody who wants to hear of everything, as it happens: on the vCPU's thread, without any lock. A NULL function is
  * not called. `exit` comes when the exit has been carried out; those for events that are being delivered come before
  * registers change. `device` is the name behind a port or device address, or NULL. The others are those of cpu/watch.h;
- * with `begin` set, sensitive instructions run singly. */
+ * with `begin` set, translated code calls C for sensitive instructions. */
 struct observer {
     void (*exit)(void *opaque, struct vcpu *v, const struct exit *exit, const char *device);
     struct vcpu_watch watch;
@@ -154,6 +154,8 @@ struct stats {
     struct stats_shadow shadow;
     struct stats_kvm kvm;
     struct stats_trap trap;
+    bool sensitive_counted;        /* the next is counted: every sensitive instruction (cpu/watch.h) */
+    uint64_t sensitive[ROW_COUNT]; /* executed or tried, by enum insn_row */
     uint64_t calls[ROW_COUNT + 1]; /* instructions of translated code that C code carried out, by enum insn_row */
 };
 
@@ -167,8 +169,8 @@ struct door {
     struct stats stats;
 };
 
-/* Before the engine is attached: makes `door` the vCPU's, and has it watch what `trace`, `observer` and `stats.timed` or
- * `stats.hot`, which the caller has set, need. */
+/* Before the engine is attached: makes `door` the vCPU's, and has it watch what `trace`, `observer`, `stats.timed`, `stats.hot`
+ * and `stats.sensitive_counted`, which the caller has set, need. */
 void door_open(struct door *door, struct vcpu *v);
 
 /* The function for vcpu.exit. */

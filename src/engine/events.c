@@ -163,7 +163,7 @@ static bool single_step_after(const struct vcpu *v, const struct insn *in, bool 
     }
 }
 
-static void run_record(struct vcpu *v, const struct insn *in)
+void events_run_single(struct vcpu *v, const struct insn *in)
 {
     v->run_start = in;
     v->in = in;
@@ -172,19 +172,6 @@ static void run_record(struct vcpu *v, const struct insn *in)
         v->in = next;
         next->fn(v, next);
     }
-}
-
-void events_run_single(struct vcpu *v, const struct insn *in)
-{
-    if (likely(!vcpu_watched_closely(v)) || insn_sensitivity(in) == INSN_INNOCENT || v->rehearsal != NULL) {
-        run_record(v, in);
-        return;
-    }
-    const struct insn copy = *in; /* the instruction may write to its own page */
-    v->watch->begin(v->watch->opaque, v, &copy);
-    run_record(v, in);
-    if (v->watch->end != NULL)
-        v->watch->end(v->watch->opaque, v, &copy);
 }
 
 void events_step_with_care(struct vcpu *v)

@@ -102,7 +102,7 @@ void door_exit(struct vcpu *v, struct exit *exit)
 
 /* ---- what is watched beside the exits ---- */
 
-static void watch_mode(void *opaque, struct vcpu *v, unsigned cpl_before)
+static void watched_mode(void *opaque, struct vcpu *v, unsigned cpl_before)
 {
     struct door *door = opaque;
     if (v->cpl == 3)
@@ -115,7 +115,7 @@ static void watch_mode(void *opaque, struct vcpu *v, unsigned cpl_before)
         door->observer->watch.mode(door->observer->watch.opaque, v, cpl_before);
 }
 
-static void watch_sample(void *opaque, struct vcpu *v)
+static void watched_sample(void *opaque, struct vcpu *v)
 {
     struct door *door = opaque;
     if (door->stats.hot != NULL)
@@ -124,19 +124,23 @@ static void watch_sample(void *opaque, struct vcpu *v)
         door->observer->watch.sample(door->observer->watch.opaque, v);
 }
 
-static void watch_begin(void *opaque, struct vcpu *v, const struct insn *in)
+static void watched_begin(void *opaque, struct vcpu *v, const struct insn *in)
 {
-    const struct observer *observer = ((struct door *)opaque)->observer;
-    observer->watch.begin(observer->watch.opaque, v, in);
+    struct door *door = opaque;
+    const struct observer *observer = door->observer;
+    if (door->stats.sensitive_counted)
+        door->stats.sensitive[in->row]++;
+    if (observer != NULL && observer->watch.begin != NULL)
+        observer->watch.begin(observer->watch.opaque, v, in);
 }
 
-static void watch_end(void *opaque, struct vcpu *v, const struct insn *in)
+static void watched_end(void *opaque, struct vcpu *v, const struct insn *in)
 {
     const struct observer *observer = ((struct door *)opaque)->observer;
     observer->watch.end(observer->watch.opaque, v, in);
 }
 
-static void watch_delivered(void *opaque, struct vcpu *v)
+static void watched_delivered(void *opaque, struct vcpu *v)
 {
     const struct observer *observer = ((struct door *)opaque)->observer;
     observer->watch.delivered(observer->watch.opaque, v);
@@ -148,15 +152,16 @@ void door_open(struct door *door, struct vcpu *v)
     v->exit = door_exit;
     v->exit_opaque = door;
     v->watch = NULL;
-    if (!door->stats.timed && door->stats.hot == NULL && door->trace == NULL && observer == NULL)
+    bool sensitive = door->stats.sensitive_counted;
+    if (!door->stats.timed && door->stats.hot == NULL && door->trace == NULL && observer == NULL && !sensitive)
         return;
-    door->watch = (struct vcpu_watch){.mode = watch_mode, .sample = watch_sample, .opaque = door};
-    if (observer != NULL && observer->watch.begin != NULL)
-        door->watch.begin = watch_begin;
+    door->watch = (struct vcpu_watch){.mode = watched_mode, .sample = watched_sample, .opaque = door};
+    if (sensitive || (observer != NULL && observer->watch.begin != NULL))
+        door->watch.begin = watched_begin;
     if (observer != NULL && observer->watch.end != NULL)
-        door->watch.end = watch_end;
+        door->watch.end = watched_end;
     if (observer != NULL && observer->watch.delivered != NULL)
-        door->watch.delivered = watch_delivered;
+        door->watch.delivered = watched_delivered;
     v->watch = &door->watch;
 }
 
@@ -175,6 +180,8 @@ void stats_merge(struct stats *to, const struct stats *from)
         to->symbols = from->symbols;
     to->to_kernel += from->to_kernel;
     to->to_user += from->to_user;
+    to->sensitive_counted |= from->sensitive_counted;
+    add_counters(to->sensitive, from->sensitive, ARRAY_LEN(to->sensitive));
     if (to->hot != NULL && from->hot != NULL)
         hot_merge(to->hot, from->hot);
     add_counters(to->exceptions, from->exceptions, ARRAY_LEN(to->exceptions));

@@ -236,6 +236,32 @@ static void print_calls(const struct stats *stats, FILE *out)
                 100 * ratio(items[i].count, stats->translate.helper_calls));
 }
 
+static enum insn_sensitivity row_sensitivity(unsigned row)
+{
+    return insn_sensitivity(&(struct insn){.row = (uint16_t)row});
+}
+
+/* Those rows that are sensitive only in some forms (MOV, PUSH, JMP ...) were counted in these forms. MOV has both. */
+static const char *sensitivity_name(unsigned row)
+{
+    switch (row_sensitivity(row)) {
+    case INSN_PRIVILEGED: return "traps";
+    case INSN_GATE: return "traps: a gate";
+    case INSN_SILENT: return "must be patched";
+    default: return row == ROW_MOV ? "traps (control, debug registers) or must be patched" : "must be patched";
+    }
+}
+
+static void print_sensitive(const struct stats *stats, FILE *out)
+{
+    struct item items[ARRAY_LEN(stats->sensitive)];
+    size_t n = sort_counters(stats->sensitive, ARRAY_LEN(stats->sensitive), items);
+    fprintf(out, "\nsensitive instructions: what a monitor that runs the kernel without privilege would meet\n");
+    for (size_t i = 0; i < n; i++)
+        fprintf(out, "  %-16s %14" PRIu64 "  %s\n", row_name(items[i].index), items[i].count,
+                sensitivity_name(items[i].index));
+}
+
 static void print_translate(const struct stats *stats, FILE *out)
 {
     const struct stats_translate *t = &stats->translate;
@@ -334,6 +360,8 @@ void stats_print(const struct stats *stats, const struct memory *memory, FILE *o
     print_places(stats, true, out);
     print_vectors(stats, out);
     print_ports(stats, memory, out);
+    if (stats->sensitive_counted)
+        print_sensitive(stats, out);
     fprintf(out, "\nwork\n");
 #define X(field, name) fprintf(out, "  %-20s %10" PRIu64 "\n", name, stats->field);
     WORK_COUNTERS(X)
@@ -449,10 +477,10 @@ static json_t *json_kvm(const struct stats_kvm *k)
     return object;
 }
 
-static json_t *json_calls(const struct stats *stats)
+static json_t *json_rows(const uint64_t *counters, size_t count)
 {
-    struct item items[ARRAY_LEN(stats->calls)];
-    size_t n = sort_counters(stats->calls, ARRAY_LEN(stats->calls), items);
+    struct item items[ROW_COUNT + 1];
+    size_t n = sort_counters(counters, count, items);
     json_t *object = json_object();
     for (size_t i = 0; i < n; i++)
         json_object_set_new(object, row_name(items[i].index), json_number(items[i].count));
@@ -514,7 +542,7 @@ json_t *stats_json(const struct stats *stats, const struct memory *memory)
 #undef X
     if (stats->translate.present) {
         json_object_set_new(root, "translate", json_translate(&stats->translate));
-        json_object_set_new(root, "calls", json_calls(stats));
+        json_object_set_new(root, "calls", json_rows(stats->calls, ARRAY_LEN(stats->calls)));
     }
     if (stats->shadow.policy != NULL)
         json_object_set_new(root, "shadow", json_shadow(&stats->shadow));
@@ -524,6 +552,8 @@ json_t *stats_json(const struct stats *stats, const struct memory *memory)
         json_object_set_new(root, "trap", json_trap(&stats->trap));
     if (stats->timed)
         json_object_set_new(root, "time", json_time(stats));
+    if (stats->sensitive_counted)
+        json_object_set_new(root, "sensitive", json_rows(stats->sensitive, ARRAY_LEN(stats->sensitive)));
     if (stats->hot != NULL) {
         json_object_set_new(root, "top_exits", json_places(stats, false));
         json_object_set_new(root, "top_samples", json_places(stats, true));

@@ -288,6 +288,7 @@ static bool watch_vcpu(struct vm *vm, struct door *door, struct vcpu *v, struct 
 {
     const struct stats *wanted = vm->config.stats;
     door->stats.timed = wanted != NULL;
+    door->stats.sensitive_counted = wanted != NULL && wanted->sensitive_counted;
     door->stats.symbols = wanted != NULL ? wanted->symbols : NULL;
     if (wanted != NULL && wanted->hot != NULL) {
         door->stats.hot = hot_create();

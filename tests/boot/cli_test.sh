@@ -89,6 +89,8 @@ refuse "--timeout: 'soon'*" run --timeout soon --kernel exit
 refuse "--serial: 'stido'* (did you mean 'stdio'?)" run --serial stido --kernel exit
 refuse '--serial: /nonexistent/log: No such file or directory' run --serial file:/nonexistent/log --kernel exit
 refuse '--trace: /nonexistent/t: *' run --trace /nonexistent/t --kernel exit
+refuse "--trace-size: '1K' is too little*" run --trace-size 1K --kernel exit
+refuse '--symbols: /nonexistent/map: *' run --stat --symbols /nonexistent/map --kernel exit
 refuse '--stat: /nonexistent/s: *' run --stat=json:/nonexistent/s --kernel exit
 refuse '*warp*' run --engine warp --kernel exit
 refuse "--shadow: 'lazy' is not one of ondemand, tagged, proactive" run --shadow lazy --kernel exit
@@ -107,6 +109,7 @@ refuse '*: *irectory*' run --kernel .
 refuse '*empty*' run --kernel empty
 echo 'not a kernel at all' > text
 refuse '*text*' run --kernel text
+refuse '--symbols: text: has no symbols*' run --stat --symbols text --kernel exit
 head -c 1000000 /dev/urandom > noise
 refuse '*noise*' run --kernel noise
 elf arm 40 "$exit_42"

@@ -10,7 +10,9 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/symbols.h"
 #include "engine/door.h"
+#include "engine/hot.h"
 #include "engine/stats.h"
 #include "memory/memory.h"
 
@@ -167,6 +169,50 @@ static void test_table(void **state)
     free(text);
 }
 
+/* With somebody who wants times, places and names. */
+static void test_watched(void **state)
+{
+    static const char map[] = "1000 T guest_main\n2000 T guest_idle\n";
+    struct bench *b = *state;
+    struct symbols *symbols = symbols_parse((const uint8_t *)map, sizeof map - 1, NULL);
+    b->door.stats = (struct stats){.timed = true, .sensitive_counted = true, .hot = hot_create(), .symbols = symbols};
+    door_open(&b->door, b->v);
+    assert_non_null(b->v->watch);
+    for (unsigned i = 0; i < 5; i++) {
+        struct exit exit = {.reason = EXIT_IO_OUT, .mode = EXIT_MODE_KERNEL, .address = 0x3f8, .rip = 0x1010, .size = 1};
+        door_exit(b->v, &exit);
+    }
+    struct insn in = {.row = ROW_CLI};
+    b->v->watch->begin(b->v->watch->opaque, b->v, &in);
+    b->v->cpl = 3;
+    b->v->watch->mode(b->v->watch->opaque, b->v, 0);
+    hot_add(b->door.stats.hot, &(struct hot_place){.rip = 0x2004, .count = 9, .what = HOT_SAMPLE, .mode = EXIT_MODE_USER});
+    b->door.stats.hot->samples[EXIT_MODE_USER] = 9;
+    b->door.stats.wall_ns = NS_PER_S;
+    assert_true(b->door.stats.exit_ns[EXIT_IO_OUT][EXIT_MODE_KERNEL] > 0);
+
+    char *text = print(b, false);
+    assert_non_null(strstr(text, "ns each"));
+    assert_non_null(strstr(text, "guest, user              100.00%  of 9 samples"));
+    assert_non_null(strstr(text, "0 changes to kernel mode, 1 to user mode"));
+    assert_non_null(strstr(text, "guest_main+0x10\n"));
+    assert_non_null(strstr(text, "guest_idle+0x4\n"));
+    assert_non_null(strstr(text, "CLI                           1  traps\n"));
+    free(text);
+    text = print(b, true);
+    json_t *root = json_loads(text, 0, NULL), *place = json_array_get(json_object_get(root, "top_exits"), 0);
+    assert_string_equal(json_string_value(json_object_get(place, "symbol")), "guest_main+0x10");
+    assert_int_equal(json_integer_value(json_object_get(place, "count")), 5);
+    assert_true(json_integer_value(json_object_get(json_object_get(json_object_get(root, "exits"), "io-out"), "ns")) > 0);
+    place = json_array_get(json_object_get(root, "top_samples"), 0);
+    assert_string_equal(json_string_value(json_object_get(place, "rip")), "0x2004");
+    assert_int_equal(json_integer_value(json_object_get(json_object_get(root, "sensitive"), "CLI")), 1);
+    json_decref(root);
+    free(text);
+    hot_destroy(b->door.stats.hot);
+    symbols_destroy(symbols);
+}
+
 static json_int_t at(json_t *root, const char *a, const char *b, const char *c)
 {
     json_t *value = json_object_get(root, a);
@@ -268,6 +314,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_door, setup, teardown),
         cmocka_unit_test_setup_teardown(test_merge, setup, teardown),
         cmocka_unit_test_setup_teardown(test_table, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_watched, setup, teardown),
         cmocka_unit_test_setup_teardown(test_json, setup, teardown),
         cmocka_unit_test_setup_teardown(test_translate_table, setup, teardown),
         cmocka_unit_test_setup_teardown(test_translate_json, setup, teardown),

@@ -6,7 +6,10 @@
  */
 #include "cpu_test.h"
 
+#include "mmu/ranges.h"
 #include "mmu/walk.h"
+
+#include <stdlib.h>
 
 #define P 1ull
 #define W 2ull
@@ -314,11 +317,64 @@ static void test_peek(void **state)
 
 #define CASE(name) cmocka_unit_test_setup_teardown(name, bench_setup, bench_teardown)
 
+/* The list of what is mapped has the page with the rights that the walk finds, in every format, and each page once. */
+static void test_ranges(void **state)
+{
+    struct bench *b = *state;
+    struct ranges *ranges = malloc(sizeof *ranges);
+    for (enum format format = 0; format < FORMATS; format++) {
+        for (unsigned rights = 0; rights < 8; rights++) {
+            uint64_t flags = (rights & 1 ? W : 0) | (rights & 2 ? U : 0) | (rights & 4 && format >= FORMAT_PAE ? NX : 0);
+            struct setting s = {.format = format, .flags = {W | U, W | U, W | U, W | U}, .nxe = true};
+            s.flags[formats[format].levels - 1] = flags;
+            memset(b->ram + TABLES, 0, 4 * PAGE_SIZE);
+            build(b, &s);
+            memset(b->v->pdpte, 0, sizeof b->v->pdpte);
+            b->v->pdpte[1] = TABLES | P;
+            struct walk walk;
+            uint32_t error;
+            gva_t page = formats[format].gva & ~(formats[format].page_size - 1);
+            assert_true(walk_page_tables(b->v, page, 0, true, &walk, &error));
+            ranges_read(b->v, ranges);
+            assert_int_equal(ranges->count, 1);
+            assert_false(ranges->truncated);
+            const struct range *r = &ranges->list[0];
+            assert_int_equal(r->gva, page);
+            assert_int_equal(r->size, formats[format].page_size);
+            assert_int_equal(r->gpa, walk.gpa);
+            assert_int_equal(r->user, walk.user);
+            assert_int_equal(r->nx, walk.nx);
+            assert_int_equal(r->writable, (rights & 1) != 0);
+        }
+    }
+    free(ranges);
+}
+
+/* Tables that contain themselves map 2^48 bytes in a page: the list ends in time and says so. */
+static void test_ranges_bounded(void **state)
+{
+    struct bench *b = *state;
+    struct ranges *ranges = malloc(sizeof *ranges);
+    struct setting s = {.format = FORMAT_4LEVEL, .flags = {W, W, W, W}};
+    build(b, &s);
+    for (unsigned i = 0; i < 512; i++)
+        put64(b, TABLES + 8 * i, TABLES | P | (i & 1 ? W : 0));
+    ranges_read(b->v, ranges);
+    assert_true(ranges->truncated);
+    assert_true(ranges->count > 0 && ranges->count <= RANGES_MAX);
+    b->v->cr0 &= ~CR0_PG;
+    ranges_read(b->v, ranges);
+    assert_int_equal(ranges->count, 0);
+    assert_string_equal(ranges->paging, "none");
+    free(ranges);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         CASE(test_permissions), CASE(test_not_present), CASE(test_reserved),   CASE(test_pse36),
         CASE(test_pdptes),      CASE(test_no_paging),   CASE(test_peek),
+        CASE(test_ranges),      CASE(test_ranges_bounded),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -14,7 +14,6 @@
 #include "cpu/code_cache.h"
 #include "cpu/fast.h"
 #include "cpu/host_exec.h"
-#include "cpu/watch.h"
 #include "engine/events.h"
 
 static bool attach(struct vcpu *v, struct error *err)
@@ -89,7 +88,7 @@ static void run(struct vcpu *v, uint64_t until)
             events_step_with_care(v);
             continue;
         }
-        if (unlikely(last || vcpu_watched_closely(v))) {
+        if (unlikely(last)) {
             events_run_single(v, code_lookup_single(v));
             continue;
         }

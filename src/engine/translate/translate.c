@@ -21,7 +21,6 @@
 #include "cpu/code_cache.h"
 #include "cpu/fast.h"
 #include "cpu/host_exec.h"
-#include "cpu/watch.h"
 #include "engine/door.h"
 #include "engine/events.h"
 #include "engine/translate/internal.h"
@@ -136,7 +135,7 @@ static void signals_end(struct translate *t)
 
 static void interpret_some(struct vcpu *v, uint64_t until)
 {
-    if (until - v->instructions <= EVENTS_RUN_MAX || vcpu_watched_closely(v)) {
+    if (until - v->instructions <= EVENTS_RUN_MAX) {
         events_run_single(v, code_lookup_single(v));
         return;
     }
