@@ -22,6 +22,7 @@
 
 #include "base/log.h"
 #include "cpu/msr.h"
+#include "memory/memory.h"
 
 #define RESET_RIP 0xfff0u
 
@@ -57,10 +58,23 @@ static unsigned mmio_piece(gpa_t gpa, unsigned size)
     return 1;
 }
 
+/* ROM that is written to, or memory that has found no slot: no device, and nothing for the door. */
+static bool memory_exit(struct kvm *k, struct vcpu *v, unsigned size)
+{
+    struct kvm_run *run = k->run;
+    enum page_kind kind = memory_page(v->memory, run->mmio.phys_addr).kind;
+    if (kind != PAGE_RAM && kind != PAGE_ROM)
+        return false;
+    return run->mmio.is_write ? memory_write(v->memory, run->mmio.phys_addr, run->mmio.data, size)
+                              : memory_read(v->memory, run->mmio.phys_addr, run->mmio.data, size);
+}
+
 static void mmio_exit(struct kvm *k, struct vcpu *v)
 {
     struct kvm_run *run = k->run;
     unsigned size = run->mmio.len <= sizeof run->mmio.data ? run->mmio.len : sizeof run->mmio.data;
+    if (memory_exit(k, v, size))
+        return;
     for (unsigned done = 0, piece; done < size; done += piece) {
         struct exit exit = {.address = run->mmio.phys_addr + done};
         piece = mmio_piece(exit.address, size - done);

@@ -11,7 +11,8 @@
  * The TSC. The processor counts it; guest time comes from another clock of the host, and the two drift apart by some parts
  * per million. While the state is there the processor's count is the truth: whoever needs the guest's TSC has it measured,
  * and the difference becomes v->tsc_drift, which every other engine adds. Back there, the offset is set so that the count
- * goes on from where it was: it never goes back, and loses at most what the moving took.
+ * goes on from where it was: it never goes back, and loses at most what the moving took. A back end that
+ * does not let the count be moved (emulators, which show the host's) keeps it; everything told in its terms follows.
  *
  * Source: Documentation/virt/kvm/api.rst; devices/vcpu.rst (KVM_VCPU_TSC_OFFSET). */
 #include "engine/kvm/internal.h"
@@ -21,6 +22,7 @@
 #include <sys/ioctl.h>
 
 #include "base/log.h"
+#include "cpu/pvclock.h"
 #include "cpu/segment.h"
 #include "mmu/access.h"
 
@@ -56,18 +58,11 @@ void kvm_tsc_measure(struct kvm *k, struct vcpu *v)
         v->tsc_drift += tsc - vcpu_tsc(v);
 }
 
-void kvm_tsc_set(struct kvm *k, struct vcpu *v)
+/* Moves the processor's count by -ahead. */
+static void tsc_move(const struct kvm *k, const struct vcpu *v, uint64_t ahead)
 {
-    uint64_t there, offset;
+    uint64_t offset;
     struct kvm_device_attr attr = {.group = KVM_VCPU_TSC_CTRL, .attr = KVM_VCPU_TSC_OFFSET, .addr = (uintptr_t)&offset};
-    uint64_t small = v->tsc_khz / 50; /* 20 microseconds */
-    uint64_t here = vcpu_tsc(v);
-    if (!tsc_read(k, &there))
-        return;
-    uint64_t ahead = there - here;
-    if (k->tsc_adjust == v->msr.tsc_adjust && ahead < small)
-        return; /* it has gone on by itself: the difference is that one was read after the other */
-    k->tsc_adjust = v->msr.tsc_adjust;
     if (k->has_tsc_offset && ioctl(k->cpu, KVM_GET_DEVICE_ATTR, &attr) == 0) {
         offset -= ahead;
         ioctl(k->cpu, KVM_SET_DEVICE_ATTR, &attr);
@@ -76,6 +71,22 @@ void kvm_tsc_set(struct kvm *k, struct vcpu *v)
         tsc_write(k, vcpu_tsc(v) + (1ull << 50));
         tsc_write(k, vcpu_tsc(v));
     }
+}
+
+void kvm_tsc_set(struct kvm *k, struct vcpu *v)
+{
+    uint64_t there, here = vcpu_tsc(v), small = v->tsc_khz / 50; /* 20 microseconds */
+    if (!tsc_read(k, &there))
+        return;
+    if (k->tsc_adjust == v->msr.tsc_adjust && there - here < small)
+        return; /* it has gone on by itself: the difference is that one was read after the other */
+    k->tsc_adjust = v->msr.tsc_adjust;
+    tsc_move(k, v, there - here);
+    here = vcpu_tsc(v);
+    if (!tsc_read(k, &there) || there - here + v->tsc_khz < 2ull * v->tsc_khz)
+        return;
+    v->tsc_drift += there - here; /* it cannot be moved: then it is what it is, and kvm-clock must know */
+    pvclock_update(v);
 }
 
 /* ---- taking ---- */
