@@ -7,6 +7,9 @@
  * For the second exercise somebody has to press a key while the reader waits. That is done when the story says that the
  * other program has begun to run: on the vCPU's thread, at an instruction that is the same in each run.
  *
+ * Where guest time is the host's, a tick of the guest's timer may come between the marks when the host is busy. Such a run
+ * is done again, a few times; if it cannot be had otherwise, the ticks are shown and said to be ticks.
+ *
  * docs/explain.md derives the numbers. */
 #include <errno.h>
 #include <pthread.h>
@@ -28,6 +31,7 @@
 
 #define EXERCISES 2
 #define TIMEOUT_NS (60 * NS_PER_S)
+#define ATTEMPTS 12u
 #define RAM_SIZE (16 * MiB)
 #define KEY_A 0x1eu
 #define CONSOLE_MAX 4096u
@@ -78,7 +82,7 @@ struct explain {
     struct vm *vm;
     struct timer timeout;
     const char *engine; /* that ran it */
-    bool key_pressed;
+    bool host_clock;
 };
 
 /* ---- options ---- */
@@ -161,7 +165,6 @@ static void press_key(void *opaque, struct vcpu *v)
     pthread_mutex_lock(door->lock);
     pc_key(vm_pc(e->vm), KEY_A, true);
     pthread_mutex_unlock(door->lock);
-    e->key_pressed = true;
 }
 
 /* The kernel from within this program as a file with a name. */
@@ -203,6 +206,7 @@ static bool machine_create(struct explain *e, const struct exercise *x, struct e
     if (e->vm == NULL) { /* engines that cannot count follow the host's clock */
         struct error why = *err;
         config.clock = CLOCK_HOST;
+        e->host_clock = true;
         e->vm = vm_create(&config, err);
         if (e->vm == NULL)
             *err = why;
@@ -231,6 +235,12 @@ static bool machine_run(struct explain *e, struct error *err)
 }
 
 /* ---- printing ---- */
+
+/* Whether a timer's tick came between the marks: more interrupts than the exercise has. */
+static bool is_disturbed(const struct explain *e, const struct exercise *x)
+{
+    return e->host_clock && e->story.traps[ACT_INTERRUPT] > (x->guest_switches != 0 ? 1 : 0);
+}
 
 static void print_count(FILE *out, const char *before, uint64_t n, const char *one, const char *many)
 {
@@ -265,6 +275,8 @@ static void print_answer(const struct explain *e, const struct exercise *x, bool
                 (unsigned long long)s->silent);
     fprintf(out, "%spage-table switches: %llu by the guest, %llu of shadow tables%s\n", bold,
             (unsigned long long)s->cr3_loads, (unsigned long long)(s->cr3_loads + s->mode_changes), plain);
+    if (is_disturbed(e, x))
+        fprintf(out, "(Ticks of the guest's timer came in between: this engine follows the host's clock, and the host is busy.)\n");
     if (x->traps != 0)
         fprintf(out, "%sthe lecture's answer: %llu%s\n", bold, (unsigned long long)x->traps, plain);
     else
@@ -302,14 +314,16 @@ static void exercise_report(const struct explain *e, const struct exercise *x, u
     print_answer(e, x, colour, stdout);
 }
 
-static bool exercise_run(const struct options *o, unsigned number, json_t *array, struct error *err)
+/* `again`: a disturbed run is not reported. */
+static bool exercise_attempt(const struct options *o, unsigned number, json_t *array, bool *again, struct error *err)
 {
     struct explain e = {.options = o, .kernel_fd = -1, .console = {.chardev = {.ops = &console_ops}}};
     bool ok = kernel_open(&e, err) && story_init(&e.story, e.symbols, err);
     e.loop = ok ? loop_create(err) : NULL;
     ok = ok && e.loop != NULL && machine_create(&e, &exercises[number], err) && machine_run(&e, err);
     vm_destroy(e.vm);
-    if (ok)
+    *again = *again && ok && is_disturbed(&e, &exercises[number]);
+    if (ok && !*again)
         exercise_report(&e, &exercises[number], number, array);
     loop_destroy(e.loop);
     story_fini(&e.story);
@@ -317,6 +331,17 @@ static bool exercise_run(const struct options *o, unsigned number, json_t *array
     if (e.kernel_fd >= 0)
         close(e.kernel_fd);
     return ok;
+}
+
+static bool exercise_run(const struct options *o, unsigned number, json_t *array, struct error *err)
+{
+    for (unsigned i = 1;; i++) {
+        bool again = i < ATTEMPTS;
+        if (!exercise_attempt(o, number, array, &again, err))
+            return false;
+        if (!again)
+            return true;
+    }
 }
 
 int command_explain(int argc, char **argv)

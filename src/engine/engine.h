@@ -54,6 +54,11 @@ struct engine {
     /* The host code that holds the instruction at `gva`, which lies at `gpa`, of user or kernel code. While attached and
      * not running. False: there is none. NULL: the engine makes none. */
     bool (*code)(const struct vcpu *v, gpa_t gpa, gva_t gva, bool user, struct engine_code *code);
+    /* Whether what stands for the guest's page tables has this page now, for code of this privilege; also while attached
+     * and not running. NULL: the software TLB or the shadow page tables of mmu/ do. */
+    bool (*shadow_has)(const struct vcpu *v, gva_t gva, bool user, bool write);
+    const char *shadow_name; /* what that is called; NULL: as it is in mmu/ */
+    bool nested;             /* nothing stands for them: the processor walks the guest's own tables */
 };
 
 /* The engines in order of preference. */

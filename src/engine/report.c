@@ -60,12 +60,15 @@ static json_t *json_range(const struct range *r)
     return range;
 }
 
-static json_t *json_tables(struct vcpu *v)
+static json_t *json_tables(struct vcpu *v, const struct engine *engine)
 {
     struct ranges *ranges = calloc(1, sizeof *ranges);
+    const char *shadow = engine->shadow_name != NULL ? engine->shadow_name
+                         : v->mmu_shadow != NULL     ? "shadow page tables"
+                                                     : "software TLB";
     json_t *tables = json_object(), *list = json_array();
     if (ranges != NULL) {
-        ranges_read(v, ranges);
+        ranges_read(v, engine->nested ? NULL : engine->shadow_has != NULL ? engine->shadow_has : ranges_shadow_has, ranges);
         json_object_set_new(tables, "paging", json_string(ranges->paging));
         json_object_set_new(tables, "truncated", json_boolean(ranges->truncated));
         for (unsigned i = 0; i < ranges->count; i++)
@@ -73,7 +76,7 @@ static json_t *json_tables(struct vcpu *v)
     }
     free(ranges);
     json_object_set_new(tables, "cr3", hex(v->cr3));
-    json_object_set_new(tables, "shadow", json_string(v->mmu_shadow != NULL ? "shadow page tables" : "software TLB"));
+    json_object_set_new(tables, "shadow", engine->nested ? json_null() : json_string(shadow));
     json_object_set_new(tables, "ranges", list);
     return tables;
 }
@@ -168,7 +171,7 @@ char *report_collect(struct vcpu *v, const struct engine *engine, const struct s
     json_object_set_new(root, "version", json_integer(1));
     json_object_set_new(root, "engine", json_string(engine->name));
     json_object_set_new(root, "stats", stats_json(stats, v->memory));
-    json_object_set_new(root, "tables", json_tables(v));
+    json_object_set_new(root, "tables", json_tables(v, engine));
     json_object_set_new(root, "blocks", json_blocks(v, engine, stats));
     char *text = json_dumps(root, JSON_COMPACT | JSON_ENSURE_ASCII);
     json_decref(root);

@@ -89,7 +89,7 @@ static void read_table(struct reading *r, gpa_t table, unsigned level, gva_t gva
 
 /* ---- the shadow ---- */
 
-static bool shadow_has(struct vcpu *v, enum tlb_kind kind, gva_t gva, bool write)
+static bool kind_has(struct vcpu *v, enum tlb_kind kind, gva_t gva, bool write)
 {
     if (v->mmu_shadow != NULL) {
         struct shadow_translation found;
@@ -99,28 +99,31 @@ static bool shadow_has(struct vcpu *v, enum tlb_kind kind, gva_t gva, bool write
     return (write ? e->write_tag : e->read_tag) == gva;
 }
 
-static bool kernel_has(struct vcpu *v, gva_t gva, bool write)
+bool ranges_shadow_has(const struct vcpu *cv, gva_t gva, bool user, bool write)
 {
-    return shadow_has(v, TLB_KERNEL, gva, write) || shadow_has(v, TLB_KERNEL_AC, gva, write);
+    struct vcpu *v = (struct vcpu *)cv; /* looking up changes nothing */
+    if (user)
+        return kind_has(v, TLB_USER, gva, write);
+    return kind_has(v, TLB_KERNEL, gva, write) || kind_has(v, TLB_KERNEL_AC, gva, write);
 }
 
-static void count_shadow(struct reading *r, struct range *range)
+static void count_shadow(struct reading *r, ranges_has_fn *has, struct range *range)
 {
     uint64_t pages = range->size / PAGE_SIZE;
-    if (pages > RANGES_PAGES_MAX - r->pages)
+    if (has == NULL || pages > RANGES_PAGES_MAX - r->pages)
         return;
     r->pages += (unsigned)pages;
     range->counted = true;
     for (uint64_t i = 0; i < pages; i++) {
         gva_t gva = range->gva + i * PAGE_SIZE;
-        range->kernel += kernel_has(r->v, gva, false);
-        range->kernel_writable += kernel_has(r->v, gva, true);
-        range->user_pages += shadow_has(r->v, TLB_USER, gva, false);
-        range->user_writable += shadow_has(r->v, TLB_USER, gva, true);
+        range->kernel += has(r->v, gva, false, false);
+        range->kernel_writable += has(r->v, gva, false, true);
+        range->user_pages += has(r->v, gva, true, false);
+        range->user_writable += has(r->v, gva, true, true);
     }
 }
 
-void ranges_read(struct vcpu *v, struct ranges *ranges)
+void ranges_read(struct vcpu *v, ranges_has_fn *has, struct ranges *ranges)
 {
     struct reading r = {.v = v, .ranges = ranges, .wide_entries = (v->cr4 & CR4_PAE) || vcpu_long_mode(v)};
     ranges->count = 0;
@@ -142,5 +145,5 @@ void ranges_read(struct vcpu *v, struct ranges *ranges)
         read_table(&r, v->cr3 & 0xfffff000u, 2, 0, RIGHTS);
     }
     for (unsigned i = 0; i < ranges->count; i++)
-        count_shadow(&r, &ranges->list[i]);
+        count_shadow(&r, has, &ranges->list[i]);
 }

@@ -31,7 +31,12 @@ struct ranges {
     const char *paging; /* "none", "32-bit", "PAE", "4-level" */
 };
 
-/* While the vCPU does not run. */
-void ranges_read(struct vcpu *v, struct ranges *ranges);
+/* Whether the shadow has a page for reading, or for writing. */
+typedef bool ranges_has_fn(const struct vcpu *v, gva_t gva, bool user, bool write);
+/* That of the software TLB, or of the shadow page tables where there are some. */
+ranges_has_fn ranges_shadow_has;
+
+/* While the vCPU does not run. `has` may be NULL: then nothing is counted. */
+void ranges_read(struct vcpu *v, ranges_has_fn *has, struct ranges *ranges);
 
 #endif

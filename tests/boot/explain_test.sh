@@ -2,8 +2,15 @@
 # The lecture's two exercises, by their numbers: how many traps, how many switches of page tables, in which order. The
 # oracle is the lecture; docs/explain.md derives the rest.
 #
+# Under `trap` the traps are real, and its guest's clock is the host's: a busy host may let the timer tick in between even after
+# several attempts. Then the second exercise's numbers are not judged, and the whole counts as skipped (status 77).
+#
 # usage: explain_test.sh RING3 ENGINE
 set -u
+if ! "$1" engines | grep -A1 "^$2 " | grep -q '  usable'; then
+    echo "SKIPPED: engine $2 does not work here"
+    exit 77
+fi
 ring3=$(realpath "$1") engine=$2
 dir=$(mktemp -d)
 chmod 755 "$dir"
@@ -62,15 +69,20 @@ grep -q $'\033' out && fail 'colours where there is no terminal'
 
 # ---- 2: two loads of CR3; these, two ways in and two ways out ----
 run 2 --json
+if [ "$engine" = trap ] && [ "$(grep -c '"kind": "interrupt"' out)" -gt 1 ]; then
+    [ $failures = 0 ] || exit 1
+    echo 'SKIPPED: the host is too busy for the second exercise under the trap engine'
+    exit 77
+fi
 expect 'switches of the guest' "$(number guest_switches)" 2
 expect 'changes of mode' "$(number mode_changes)" 4
 expect 'switches of shadow tables' "$(number shadow_switches)" 6
 expect tables "$(sed -n '/"tables"/,$p' out | sed -n 's/^ *"\(who\|mode\|by\)": "\(.*\)",\{0,1\}$/\2/p' | tr '\n' ' ')" \
     'readblock user begin readblock kernel mode spinner kernel cr3 spinner user mode spinner kernel mode readblock kernel cr3 readblock user mode '
 expect interrupts "$(grep -c '"kind": "interrupt"' out)" 1
+expect traps "$(number traps)" 11
+expect silent "$(number silent)" 4
 if [ "$engine" = interpret ]; then
-    expect traps "$(number traps)" 11
-    expect silent "$(number silent)" 4
     cp out first
     run 2 --json
     cmp -s first out || fail 'two runs are not the same'

@@ -335,7 +335,7 @@ static void test_ranges(void **state)
             uint32_t error;
             gva_t page = formats[format].gva & ~(formats[format].page_size - 1);
             assert_true(walk_page_tables(b->v, page, 0, true, &walk, &error));
-            ranges_read(b->v, ranges);
+            ranges_read(b->v, ranges_shadow_has, ranges);
             assert_int_equal(ranges->count, 1);
             assert_false(ranges->truncated);
             const struct range *r = &ranges->list[0];
@@ -359,11 +359,11 @@ static void test_ranges_bounded(void **state)
     build(b, &s);
     for (unsigned i = 0; i < 512; i++)
         put64(b, TABLES + 8 * i, TABLES | P | (i & 1 ? W : 0));
-    ranges_read(b->v, ranges);
+    ranges_read(b->v, ranges_shadow_has, ranges);
     assert_true(ranges->truncated);
     assert_true(ranges->count > 0 && ranges->count <= RANGES_MAX);
     b->v->cr0 &= ~CR0_PG;
-    ranges_read(b->v, ranges);
+    ranges_read(b->v, ranges_shadow_has, ranges);
     assert_int_equal(ranges->count, 0);
     assert_string_equal(ranges->paging, "none");
     free(ranges);

@@ -383,6 +383,7 @@ static void stats(const struct vcpu *v, struct stats *stats)
 
 const struct engine engine_kvm = {
     .name = "kvm",
+    .nested = true,
     .summary = "guest code runs in the processor's guest mode, through /dev/kvm",
     .uncounted = true,
     .usable = usable,

@@ -197,4 +197,8 @@ bool direct_possible(const struct trap *t);
 /* Runs guest code directly until it traps once, and does what the trap asks for. False: interpret what is next. */
 bool direct_run(struct trap *t);
 
+/* ---- inspect.c ---- */
+/* struct engine's shadow_has function. */
+bool trap_shadow_has(const struct vcpu *v, gva_t gva, bool user, bool write);
+
 #endif

@@ -199,4 +199,6 @@ const struct engine engine_trap = {
     .detach = detach,
     .run = run,
     .stats = stats,
+    .shadow_has = trap_shadow_has,
+    .shadow_name = "sandboxes' mappings",
 };
