@@ -100,7 +100,8 @@ struct stats_kvm {
  *   cr3_loads    by the guest; `clears` of a whole space; `compared` pages with the guest's tables
  *   pages        mapped, in `maps` mappings; `unmaps`, `protects` and these were done in `commits` journeys
  *   tables       of the guest's that were watched; `table_writes` to them; `tables_recycled`: had become something else
- *   code_pages   looked at; `patches` made in `copies` of them; `code_writes`: written, and forgotten
+ *   code_pages   looked at; `patches` made in `copies` of them; `code_writes`: written, and forgotten;
+ *                `windows`: times code had to be mapped elsewhere, since data was wanted there
  */
 #define STATS_TRAPS(X)                                                                                                 \
     X(resumes) X(privileged) X(patched) X(syscall) X(breakpoint) X(undefined) X(arithmetic) X(fetch) X(fill)           \
@@ -108,7 +109,7 @@ struct stats_kvm {
 #define STATS_TRAP_WORK(X)                                                                                             \
     X(otherwise) X(processes) X(spaces) X(switches) X(cr3_loads) X(clears) X(compared) X(pages) X(maps) X(unmaps)      \
     X(protects) X(commits) X(tables) X(table_writes) X(tables_recycled) X(code_pages) X(patches) X(copies)             \
-    X(code_writes)
+    X(code_writes) X(windows)
 
 #define STATS_FIELD(name) uint64_t name;
 struct stats_trap {

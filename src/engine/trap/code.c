@@ -43,8 +43,9 @@
 struct code {
     uint32_t frame;
     uint32_t next;  /* in its bucket */
-    uint8_t flavor; /* mode and vectors */
-    bool used;
+    uint8_t flavor; /* mode, vectors, split */
+    bool used, copy_unused;
+    bool split;     /* nothing is shown in the copy but what was decoded */
     uint32_t copy;  /* page of the copies' file; NONE: runs as it is */
     uint64_t begins[PAGE_SIZE / 64];  /* instructions that were decoded */
     uint64_t covered[PAGE_SIZE / 64]; /* bytes of them */
@@ -219,9 +220,18 @@ static void patch_set(struct search *s, unsigned off)
     s->t->count.patches++;
 }
 
+/* An instruction that is known and covers the byte at `off` without beginning there: it would be torn by a patch. */
+static void patch_around(struct search *s, unsigned off)
+{
+    for (unsigned back = 1; back < INSN_MAX_BYTES && back <= off; back++)
+        if (bit_get(s->code->begins, off - back))
+            patch_set(s, off - back);
+}
+
 /* `length` bytes from `off` on are one instruction: what was guessed within it is not one. */
 static void known_set(struct search *s, unsigned off, unsigned length)
 {
+    s->changed |= s->code->split;
     bits_set(s->code->begins, off, 1);
     bits_set(s->code->covered, off, length);
     for (unsigned n = off + 1; n < off + length && n < PAGE_SIZE; n++) {
@@ -261,11 +271,17 @@ static void follow_from(struct search *s, unsigned off)
         if (!decode_at(s, (int)off, &in)) { /* whatever it is, the interpreter says */
             known_set(s, off, INSN_MAX_BYTES);
             patch_set(s, off);
+            patch_around(s, off);
             return;
         }
+        bool torn = s->code->split && off + in.len > PAGE_SIZE; /* the rest is in another copy, which does not show it */
+        bool inside = bit_get(s->code->covered, off);
         known_set(s, off, in.len);
-        if (kind_of(&in, s->vectors) == KIND_SENSITIVE)
+        if (torn || kind_of(&in, s->vectors) == KIND_SENSITIVE) {
             patch_set(s, off);
+            if (inside)
+                patch_around(s, off);
+        }
         bool jumps = insn_rows[in.row].lowering == LOWER_BRANCH && in.row != ROW_CALL && in.row != ROW_RET;
         if (jumps && in.op_kind[0] == OPERAND_IMM)
             search_add(s, in.imm);
@@ -423,9 +439,9 @@ static void code_search(struct trap *t, struct code *code, gva_t gva, bool entry
     bytes_gather(&s, gva, page, buffer);
     if (entry)
         follow(&s, (unsigned)(gva & PAGE_OFFSET_MASK));
-    if (first)
+    if (first && !code->split)
         sweep(&s);
-    if (!s.changed)
+    if (!s.changed && !(first && code->split))
         return;
     if (code->copy == NONE) {
         frame_drop_code(t, code->frame); /* it is mapped as it is, perhaps */
@@ -433,10 +449,15 @@ static void code_search(struct trap *t, struct code *code, gva_t gva, bool entry
         t->count.copies++;
     }
     uint8_t *copy = t->copies + (uint64_t)code->copy * PAGE_SIZE;
-    memcpy(copy, page, PAGE_SIZE);
-    for (unsigned i = 0; i < PAGE_SIZE; i++)
-        if (bit_get(code->patched, i))
-            copy[i] = PATCH_BYTE;
+    if (code->copy_unused)
+        memset(copy, PATCH_BYTE, PAGE_SIZE);
+    code->copy_unused = false;
+    for (unsigned i = 0; i < PAGE_SIZE; i++) {
+        bool shown = !bit_get(code->patched, i) && (!code->split || bit_get(code->covered, i));
+        uint8_t byte = shown ? s.bytes[i] : PATCH_BYTE;
+        if (copy[i] != byte)
+            copy[i] = byte;
+    }
 }
 
 /* ---- pages of code ---- */
@@ -446,9 +467,9 @@ static uint32_t *code_bucket(struct trap *t, uint32_t frame)
     return &t->code_buckets[(frame ^ frame >> 12) & (CODE_BUCKETS - 1)];
 }
 
-static uint8_t flavor_of(const struct trap *t, enum vectors vectors)
+static uint8_t flavor_of(const struct space *s)
 {
-    return (uint8_t)((t->v->code_mode == CODE_64) << 4 | vectors);
+    return (uint8_t)(s->split << 5 | s->key.wide << 4 | s->key.vectors);
 }
 
 static struct code *code_find(struct trap *t, uint32_t frame, uint8_t flavor)
@@ -485,38 +506,39 @@ static struct code *code_add(struct trap *t, uint32_t frame, uint8_t flavor)
     uint32_t *bucket = code_bucket(t, frame);
     struct code *code = &t->codes[number];
     memset(code, 0, sizeof *code);
-    *code = (struct code){.frame = frame, .next = *bucket, .flavor = flavor, .used = true, .copy = NONE};
+    *code = (struct code){.frame = frame, .next = *bucket, .flavor = flavor, .used = true, .copy_unused = true, .copy = NONE};
     *bucket = number;
     return code;
 }
 
-void code_prepare(struct trap *t, gva_t gva, bool entry, uint32_t frame, enum vectors vectors, enum sandbox_file *file,
+void code_prepare(struct trap *t, const struct space *s, gva_t gva, bool entry, uint32_t frame, enum sandbox_file *file,
                   uint64_t *offset)
 {
-    uint8_t flavor = flavor_of(t, vectors);
+    uint8_t flavor = flavor_of(s);
     struct code *code = code_find(t, frame, flavor);
     bool first = code == NULL;
     if (first) {
         code = code_add(t, frame, flavor);
+        code->split = s->split;
         memory_watch(t->v->memory, frame_gpa(frame) >> PAGE_SHIFT, PAGE_DIRECT); /* before its bytes are read */
         mmu_stop_plain_writes(t->v, frame_gpa(frame));
         t->count.code_pages++;
     }
     if (t->patch && (first || (entry && !bit_get(code->begins, (unsigned)(gva & PAGE_OFFSET_MASK)))))
-        code_search(t, code, gva, entry, memory_ram_base(t->v->memory) + ((uint64_t)frame << PAGE_SHIFT), vectors, first);
+        code_search(t, code, gva, entry, memory_ram_base(t->v->memory) + ((uint64_t)frame << PAGE_SHIFT), s->key.vectors, first);
     *file = code->copy != NONE ? SANDBOX_COPIES : SANDBOX_RAM;
     *offset = (uint64_t)(code->copy != NONE ? code->copy : frame) << PAGE_SHIFT;
 }
 
-bool code_is_known(struct trap *t, gva_t gva, uint32_t frame, enum vectors vectors)
+bool code_is_known(struct trap *t, const struct space *s, gva_t gva, uint32_t frame)
 {
-    const struct code *code = code_find(t, frame, flavor_of(t, vectors));
+    const struct code *code = code_find(t, frame, flavor_of(s));
     return code != NULL && (!t->patch || bit_get(code->begins, (unsigned)(gva & PAGE_OFFSET_MASK)));
 }
 
-bool code_is_patched(struct trap *t, gva_t gva, uint32_t frame, enum vectors vectors)
+bool code_is_patched(struct trap *t, const struct space *s, gva_t gva, uint32_t frame)
 {
-    const struct code *code = code_find(t, frame, flavor_of(t, vectors));
+    const struct code *code = code_find(t, frame, flavor_of(s));
     return code != NULL && bit_get(code->patched, (unsigned)(gva & PAGE_OFFSET_MASK));
 }
 
@@ -550,7 +572,7 @@ void code_written(struct trap *t, uint32_t frame, unsigned offset, unsigned size
             t->count.code_writes++;
         } else {
             left = true;
-            if (code->copy != NONE)
+            if (code->copy != NONE && !code->split)
                 memcpy(t->copies + (uint64_t)code->copy * PAGE_SIZE + offset, page + offset, size);
         }
     }

@@ -125,8 +125,7 @@ static void stray(struct trap *t)
 
 static bool page_is_executable(struct trap *t, const struct space *s, gva_t gva)
 {
-    const struct page *page = page_find(t, s, gva >> PAGE_SHIFT);
-    return page != NULL && (page->rights & RIGHT_X);
+    return page_find_code(t, s, gva) != NULL;
 }
 
 static void data_fault(struct trap *t, struct space *s, gva_t gva)
@@ -147,7 +146,7 @@ static void page_fault(struct trap *t, struct space *s, gva_t gva)
 {
     struct vcpu *v = t->v;
     gva_t next = (v->rip | PAGE_OFFSET_MASK) + 1; /* an instruction may begin in one page and end in the next */
-    bool spans = gva >> PAGE_SHIFT == next >> PAGE_SHIFT && next - v->rip < INSN_MAX_BYTES;
+    bool spans = gva >> PAGE_SHIFT == space_code_page(s, next) && next - v->rip < INSN_MAX_BYTES;
     if (!page_is_executable(t, s, v->rip)) {
         t->count.fetch++;
         if (!space_fill_code(t, s, v->rip, true))
@@ -163,8 +162,13 @@ static void page_fault(struct trap *t, struct space *s, gva_t gva)
 
 static void protection_fault(struct trap *t, struct space *s)
 {
-    const struct page *page = page_find(t, s, t->v->rip >> PAGE_SHIFT);
-    if (page != NULL && code_is_patched(t, t->v->rip, page->frame, s->key.vectors))
+    gva_t rip = t->v->rip;
+    const struct page *page = page_find_code(t, s, rip);
+    if (page != NULL && !code_is_known(t, s, rip, page->frame)) {
+        t->count.fetch++; /* it is looked at before it runs again */
+        return;
+    }
+    if (page != NULL && code_is_patched(t, s, rip, page->frame))
         t->count.patched++;
     else
         t->count.privileged++;
@@ -270,8 +274,8 @@ static bool space_ready(struct trap *t, struct space *s)
 static bool code_is_ready(struct trap *t, struct space *s)
 {
     gva_t rip = t->v->rip;
-    const struct page *page = page_find(t, s, rip >> PAGE_SHIFT);
-    if (page != NULL && (page->rights & RIGHT_X) && code_is_known(t, rip, page->frame, s->key.vectors))
+    const struct page *page = page_find_code(t, s, rip);
+    if (page != NULL && code_is_known(t, s, rip, page->frame))
         return true;
     return space_fill_code(t, s, rip, true);
 }
@@ -288,6 +292,8 @@ bool direct_run(struct trap *t)
     }
     struct sandbox_regs regs;
     registers_give(v, &regs);
+    if (s->split)
+        regs.cs = SANDBOX_CS32;
     uint64_t cs = regs.cs;
     sandboxes_run_begin(t->family, s->box);
     if (events_must_take_pending(v)) { /* after this it would have been a kick */

@@ -41,7 +41,8 @@
 #define RIGHT_W 2u
 #define RIGHT_X 4u
 
-/* A mapping of one page. Lists go by index, NONE ends them. */
+/* A mapping of one page. Lists go by index, NONE ends them. `vpage` is where it is mapped: in split spaces, code lies elsewhere
+ * than where the guest believes it to be. */
 struct page {
     uint64_t vpage;
     uint32_t frame;
@@ -73,6 +74,8 @@ struct space {
     uint64_t pdpte[4];     /* as its pages were walked with */
     uint64_t last_used;
     bool large;            /* has pages of large guest pages */
+    bool split;            /* code is mapped `window` pages behind where the guest has it; data reads do not see it */
+    uint32_t window;
     bool stale;            /* tagged: to be compared with the guest's tables before it is used */
 };
 
@@ -104,6 +107,7 @@ struct trap {
     struct space *space;           /* that of the current mode; NULL: to be found */
     struct space *last_run;        /* for counting switches */
     uint64_t clock;
+    uint64_t random;               /* for places where code could lie */
     struct page *pages;
     uint32_t free_page, pages_used; /* a list, and how many there have ever been */
     uint32_t *buckets;             /* PAGE_BUCKETS */
@@ -154,7 +158,11 @@ bool spaces_create(struct trap *t, struct error *err);
 void spaces_destroy(struct trap *t);
 /* The space of the current mode, made if need be, in step with the guest's tables. NULL: the host does not permit one. */
 struct space *space_current(struct trap *t);
+/* What is mapped at a place; and the code of a guest page. NULL: nothing. */
 struct page *page_find(struct trap *t, const struct space *s, uint64_t vpage);
+struct page *page_find_code(struct trap *t, const struct space *s, gva_t gva);
+/* Where code of a guest address is mapped. */
+uint64_t space_code_page(const struct space *s, gva_t gva);
 /* Data at `gva` is missing: enters what the guest's tables permit, with neighbours. False: nothing was gained. */
 bool space_fill(struct trap *t, struct space *s, gva_t gva);
 /* Code at `gva` is missing; `entry`: an instruction begins there. False: it cannot be executed directly; interpret. */
@@ -173,12 +181,12 @@ bool codes_create(struct trap *t, struct error *err);
 void codes_destroy(struct trap *t);
 /* What is to be mapped so that code at `gva`, which is in `frame`, can run: the file and the offset in it. Looks at the code,
  * and patches; `entry`: an instruction begins there. */
-void code_prepare(struct trap *t, gva_t gva, bool entry, uint32_t frame, enum vectors vectors, enum sandbox_file *file,
+void code_prepare(struct trap *t, const struct space *s, gva_t gva, bool entry, uint32_t frame, enum sandbox_file *file,
                   uint64_t *offset);
 /* Whether code at `gva` has been looked at. */
-bool code_is_known(struct trap *t, gva_t gva, uint32_t frame, enum vectors vectors);
+bool code_is_known(struct trap *t, const struct space *s, gva_t gva, uint32_t frame);
 /* Whether there is a patch at `gva`. */
-bool code_is_patched(struct trap *t, gva_t gva, uint32_t frame, enum vectors vectors);
+bool code_is_patched(struct trap *t, const struct space *s, gva_t gva, uint32_t frame);
 /* The frame was written. */
 void code_written(struct trap *t, uint32_t frame, unsigned offset, unsigned size);
 void codes_clear(struct trap *t);

@@ -16,6 +16,7 @@
  */
 #include "engine/trap/sandbox.h"
 
+#include <asm/ldt.h>
 #include <elf.h>
 #include <errno.h>
 #include <linux/audit.h>
@@ -321,30 +322,32 @@ bool sandboxes_can_map(const struct sandboxes *f, uint64_t gva)
 #define JUMP_IF(value, yes, no) BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, (uint32_t)(value), yes, no)
 #define RETURN(action) BPF_STMT(BPF_RET | BPF_K, action)
 
-/* mmap() of the two files, shared, fixed, never writable and executable; munmap(); mprotect() without execution. */
+/* mmap() of the two files, shared, fixed, never writable and executable; munmap(); mprotect() without execution; modify_ldt(),
+ * whose segments have no more privilege than the code that uses them. */
 static bool filter_install(struct sandboxes *f, pid_t pid)
 {
     const struct sock_filter filter[] = {
         /* 0 */ LOAD(FIELD(arch)),
-        /* 1 */ JUMP_IF(AUDIT_ARCH_X86_64, 0, 17),
+        /* 1 */ JUMP_IF(AUDIT_ARCH_X86_64, 0, 18),
         /* 2 */ LOAD(FIELD(nr)),
-        /* 3 */ JUMP_IF(SYS_munmap, 14, 0),
-        /* 4 */ JUMP_IF(SYS_mprotect, 10, 0),
-        /* 5 */ JUMP_IF(SYS_mmap, 0, 13),
-        /* 6 */ LOAD(LOW_ARGUMENT(3)),
-        /* 7 */ JUMP_IF(MAP_SHARED | MAP_FIXED, 0, 11),
-        /* 8 */ LOAD(LOW_ARGUMENT(4)),
-        /* 9 */ JUMP_IF(f->files[0], 1, 0),
-        /* 10 */ JUMP_IF(f->files[1], 0, 8),
-        /* 11 */ LOAD(LOW_ARGUMENT(2)),
-        /* 12 */ JUMP_IF(PROT_READ, 5, 0),
-        /* 13 */ JUMP_IF(PROT_READ | PROT_WRITE, 4, 0),
-        /* 14 */ JUMP_IF(PROT_READ | PROT_EXEC, 3, 4),
-        /* 15 */ LOAD(LOW_ARGUMENT(2)),
-        /* 16 */ JUMP_IF(PROT_READ, 1, 0),
-        /* 17 */ JUMP_IF(PROT_READ | PROT_WRITE, 0, 1),
-        /* 18 */ RETURN(SECCOMP_RET_ALLOW),
-        /* 19 */ RETURN(SECCOMP_RET_KILL_PROCESS),
+        /* 3 */ JUMP_IF(SYS_munmap, 15, 0),
+        /* 4 */ JUMP_IF(SYS_modify_ldt, 14, 0),
+        /* 5 */ JUMP_IF(SYS_mprotect, 10, 0),
+        /* 6 */ JUMP_IF(SYS_mmap, 0, 13),
+        /* 7 */ LOAD(LOW_ARGUMENT(3)),
+        /* 8 */ JUMP_IF(MAP_SHARED | MAP_FIXED, 0, 11),
+        /* 9 */ LOAD(LOW_ARGUMENT(4)),
+        /* 10 */ JUMP_IF(f->files[0], 1, 0),
+        /* 11 */ JUMP_IF(f->files[1], 0, 8),
+        /* 12 */ LOAD(LOW_ARGUMENT(2)),
+        /* 13 */ JUMP_IF(PROT_READ, 5, 0),
+        /* 14 */ JUMP_IF(PROT_READ | PROT_WRITE, 4, 0),
+        /* 15 */ JUMP_IF(PROT_READ | PROT_EXEC, 3, 4),
+        /* 16 */ LOAD(LOW_ARGUMENT(2)),
+        /* 17 */ JUMP_IF(PROT_READ, 1, 0),
+        /* 18 */ JUMP_IF(PROT_READ | PROT_WRITE, 0, 1),
+        /* 19 */ RETURN(SECCOMP_RET_ALLOW),
+        /* 20 */ RETURN(SECCOMP_RET_KILL_PROCESS),
     };
     struct {
         struct sock_fprog program;
@@ -398,6 +401,15 @@ void sandbox_destroy(struct sandbox *box)
     if (!box->dead)
         process_end(box->pid);
     free(box);
+}
+
+bool sandbox_set_code_base(struct sandbox *box, uint32_t base)
+{
+    struct sandboxes *f = box->family;
+    const struct user_desc code = {.entry_number = SANDBOX_CS32 >> 3, .base_addr = base, .limit = 0xfffff, .seg_32bit = 1,
+                                   .contents = MODIFY_LDT_CONTENTS_CODE, .limit_in_pages = 1, .useable = 1};
+    memcpy(list_data(f), &code, sizeof code);
+    return call_do(f, box->pid, SYS_modify_ldt, 0x11, (uintptr_t)list_data(f), sizeof code, 0) == 0;
 }
 
 /* ---- mappings ---- */

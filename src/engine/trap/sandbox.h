@@ -66,6 +66,12 @@ bool sandboxes_can_map(const struct sandboxes *family, uint64_t gva);
 struct sandbox *sandbox_create(struct sandboxes *family, struct error *err);
 void sandbox_destroy(struct sandbox *box); /* NULL is fine */
 
+/* Where SANDBOX_CS32 makes code begin, in 32-bit code: it executes at the linear address `base` + EIP, so that what is executed
+ * and what is read at one guest address can be two mappings. False: the host does not have it (modify_ldt). At once, not in
+ * the list. */
+#define SANDBOX_CS32 0x07u /* in the local descriptor table */
+bool sandbox_set_code_base(struct sandbox *box, uint32_t base);
+
 /* Put in the list. */
 void sandbox_map(struct sandbox *box, uint64_t gva, uint64_t size, enum sandbox_file file, uint64_t offset, int prot);
 void sandbox_unmap(struct sandbox *box, uint64_t gva, uint64_t size);

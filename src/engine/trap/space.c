@@ -34,6 +34,9 @@
 #define RUN_LARGE 256 /* pages on either side, of one large page, or without paging */
 #define RUN_SMALL 16
 #define IDLE_MAX 64u
+#define NARROW_MASK 0xfffffull /* pages of 32-bit code */
+#define WINDOW_DEFAULT 0x50000u /* where few guests have anything: between programs and libraries */
+#define WINDOW_TRIES 64u
 
 /* ---- pages ---- */
 
@@ -106,6 +109,24 @@ static void page_forget(struct trap *t, struct page *page)
     t->free_page = number;
 }
 
+uint64_t space_code_page(const struct space *s, gva_t gva)
+{
+    uint64_t vpage = gva >> PAGE_SHIFT;
+    return s->split ? (vpage + s->window) & NARROW_MASK : vpage;
+}
+
+struct page *page_find_code(struct trap *t, const struct space *s, gva_t gva)
+{
+    struct page *page = page_find(t, s, space_code_page(s, gva));
+    return page != NULL && (page->rights & RIGHT_X) ? page : NULL;
+}
+
+/* The guest's page that is mapped there. */
+static uint64_t page_guest(const struct space *s, const struct page *page)
+{
+    return s->split && (page->rights & RIGHT_X) ? (page->vpage - s->window) & NARROW_MASK : page->vpage;
+}
+
 static void page_drop(struct trap *t, struct page *page)
 {
     sandbox_unmap(t->spaces[page->space].box, page->vpage << PAGE_SHIFT, PAGE_SIZE);
@@ -146,19 +167,27 @@ static unsigned entry_bits(const struct table *table)
     return table->entry_size == 8 ? 9 : 10;
 }
 
+/* Both views of a guest page. `large`: only if it is a piece of a page of this size; 0: whatever it is. */
+static void drop_guest_page(struct trap *t, struct space *s, uint64_t vpage, unsigned large)
+{
+    struct page *page = page_find(t, s, vpage);
+    if (page != NULL && page_guest(s, page) == vpage && (large == 0 || page->large == large))
+        page_drop(t, page);
+    page = page_find_code(t, s, vpage << PAGE_SHIFT);
+    if (page != NULL && (large == 0 || page->large == large))
+        page_drop(t, page);
+}
+
 static void drop_range(struct trap *t, struct space *s, uint64_t vpage, uint64_t count)
 {
     if (count <= s->count) {
-        for (uint64_t i = 0; i < count; i++) {
-            struct page *page = page_find(t, s, vpage + i);
-            if (page != NULL)
-                page_drop(t, page);
-        }
+        for (uint64_t i = 0; i < count; i++)
+            drop_guest_page(t, s, vpage + i, 0);
         return;
     }
     for (uint32_t i = s->pages, next; i != NONE; i = next) {
         next = t->pages[i].next_of_space;
-        if (t->pages[i].vpage - vpage < count)
+        if (page_guest(s, &t->pages[i]) - vpage < count)
             page_drop(t, &t->pages[i]);
     }
 }
@@ -403,6 +432,8 @@ static struct space *space_create(struct trap *t, const struct space_key *key)
     }
     s->used = true;
     s->key = *key;
+    s->window = WINDOW_DEFAULT;
+    s->split = !key->wide && t->patch && sandbox_set_code_base(s->box, s->window << PAGE_SHIFT);
     s->stale = false;
     t->count.spaces++;
     return s;
@@ -428,7 +459,7 @@ static bool page_agrees(struct trap *t, const struct space *s, const struct page
 {
     struct walk walk;
     uint32_t error;
-    if (!walk_page_tables(t->v, page->vpage << PAGE_SHIFT, access_current(t->v), true, &walk, &error) || !walk.accessed)
+    if (!walk_page_tables(t->v, page_guest(s, page) << PAGE_SHIFT, access_current(t->v), true, &walk, &error) || !walk.accessed)
         return false;
     struct page_backing backing = memory_page(t->v->memory, walk.gpa);
     if (backing.kind != PAGE_RAM || frame_of(t, &backing) != page->frame)
@@ -544,6 +575,26 @@ static bool side_enter(struct trap *t, struct space *s, gva_t gva, const struct 
     return true;
 }
 
+/* Data is wanted where code is mapped: code moves, and has to come anew. */
+static void window_move(struct trap *t, struct space *s, uint64_t wanted)
+{
+    for (uint32_t i = s->pages, next; i != NONE; i = next) {
+        next = t->pages[i].next_of_space;
+        if (t->pages[i].rights & RIGHT_X)
+            page_drop(t, &t->pages[i]);
+    }
+    for (unsigned i = 0; i < WINDOW_TRIES; i++) {
+        t->random = t->random * 6364136223846793005ull + 1442695040888963407ull;
+        s->window = (uint32_t)(t->random >> 44);
+        uint64_t code = space_code_page(s, t->v->rip);
+        if (s->window != 0 && code != wanted && sandboxes_can_map(t->family, code << PAGE_SHIFT) && page_find(t, s, code) == NULL)
+            break;
+    }
+    t->count.windows++;
+    if (!sandbox_set_code_base(s->box, s->window << PAGE_SHIFT))
+        space_empty(t, s); /* it is gone; the next run finds that */
+}
+
 bool space_fill(struct trap *t, struct space *s, gva_t gva)
 {
     struct vcpu *v = t->v;
@@ -561,6 +612,10 @@ bool space_fill(struct trap *t, struct space *s, gva_t gva)
     uint32_t frame = frame_of(t, &backing);
     unsigned rights = rights_of(t, s, &walk, frame) & (RIGHT_R | RIGHT_W);
     const struct page *known = page_find(t, s, gva >> PAGE_SHIFT);
+    if (rights != 0 && s->split && known != NULL && (known->rights & RIGHT_X)) {
+        window_move(t, s, gva >> PAGE_SHIFT);
+        known = NULL;
+    }
     if (rights == 0 || (known != NULL && known->frame == frame && (known->rights & rights) == rights))
         return false;
     struct run run = {.vpage = gva >> PAGE_SHIFT, .frame = frame, .count = 1, .rights = rights,
@@ -575,7 +630,8 @@ bool space_fill_code(struct trap *t, struct space *s, gva_t gva, bool entry)
     struct vcpu *v = t->v;
     struct walk walk;
     uint32_t error;
-    if (!sandboxes_can_map(t->family, gva) ||
+    uint64_t at = space_code_page(s, gva);
+    if (!sandboxes_can_map(t->family, at << PAGE_SHIFT) ||
         !walk_page_tables(v, gva, ACCESS_FETCH | access_current(v), false, &walk, &error))
         return false;
     struct page_backing backing = memory_page(v->memory, walk.gpa);
@@ -590,18 +646,18 @@ bool space_fill_code(struct trap *t, struct space *s, gva_t gva, bool entry)
     }
     enum sandbox_file file;
     uint64_t offset;
-    code_prepare(t, gva, entry, frame, s->key.vectors, &file, &offset);
-    struct page *page = page_find(t, s, gva >> PAGE_SHIFT);
+    code_prepare(t, s, gva, entry, frame, &file, &offset);
+    struct page *page = page_find(t, s, at);
     if (page != NULL && page->frame == frame && (page->rights & RIGHT_X))
         return true;
     if (page != NULL)
         page_forget(t, page);
     unsigned large = walk.size > PAGE_SIZE ? log2_of(walk.size) - PAGE_SHIFT : 0;
-    if (page_add(t, s, gva >> PAGE_SHIFT, frame, RIGHT_R | RIGHT_X, large) == NULL) {
+    if (page_add(t, s, at, frame, RIGHT_R | RIGHT_X, large) == NULL) {
         spaces_empty(t);
-        page_add(t, s, gva >> PAGE_SHIFT, frame, RIGHT_R | RIGHT_X, large);
+        page_add(t, s, at, frame, RIGHT_R | RIGHT_X, large);
     }
-    sandbox_map(s->box, gva & ~PAGE_OFFSET_MASK, PAGE_SIZE, file, offset, PROT_READ | PROT_EXEC);
+    sandbox_map(s->box, at << PAGE_SHIFT, PAGE_SIZE, file, offset, PROT_READ | PROT_EXEC);
     t->count.pages++;
     return true;
 }
@@ -624,25 +680,20 @@ static void on_flush(struct vcpu *v)
 
 static void space_flush_page(struct trap *t, struct space *s, gva_t gva)
 {
+    static const uint8_t sizes[] = {9, 10}; /* log2, in pages, of 2 and 4 MiB */
     uint64_t vpage = gva >> PAGE_SHIFT;
     struct page *page = page_find(t, s, vpage);
-    unsigned large = page != NULL ? page->large : 0;
-    if (page != NULL)
-        page_drop(t, page);
-    if (!s->large)
-        return;
-    /* It may be a piece of a large page, others of which are mapped: the sizes are those of the formats. */
-    static const uint8_t sizes[] = {9, 10};
-    for (unsigned i = 0; i < ARRAY_LEN(sizes); i++) {
-        uint64_t count = 1ull << sizes[i], first = vpage & ~(count - 1);
-        for (uint64_t n = 0; n < count; n++) {
-            page = page_find(t, s, first + n);
-            if (page != NULL && page->large == sizes[i])
-                page_drop(t, page);
-        }
-    }
-    if (large > 10) /* 1 GiB */
+    if (page != NULL && page->large > 10) { /* 1 GiB */
         space_empty(t, s);
+        return;
+    }
+    drop_guest_page(t, s, vpage, 0);
+    /* It may be a piece of a large page, others of which are mapped. */
+    for (unsigned i = 0; i < ARRAY_LEN(sizes) && s->large; i++) {
+        uint64_t count = 1ull << sizes[i], first = vpage & ~(count - 1);
+        for (uint64_t n = 0; n < count; n++)
+            drop_guest_page(t, s, first + n, sizes[i]);
+    }
 }
 
 static void on_flush_page(struct vcpu *v, gva_t gva)
