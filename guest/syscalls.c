@@ -18,6 +18,9 @@ CODE(sysexitl, "sysexitl");
 CODE(user_code, "mov %cs, %ebx; mov %ss, %ebp; nop");
 CODE32(user_code32, "mov %cs, %ebx; mov %ss, %ebp; nop");
 CODE(set_msr, "wrmsr");
+/* The same bytes at both widths: calls that are never returned from, and returns to where those would have gone. */
+CODE(calls, "1: call 2f; 2: pop %rax; dec %ecx; jnz 1b");
+CODE(returns, "push %rdx; ret");
 
 #define LOW_USER 0x30000000ul /* the program again, for users, below 4 GiB: what 32-bit code can reach */
 
@@ -135,6 +138,27 @@ static void test_sysenter(void)
     ok_trap(&t, GP, 0, set_msr, "SYSENTER_EIP must be canonical: #GP(0)");
 }
 
+/* What 64-bit code has called, 32-bit code may return to. */
+static void test_call_of_another_width(void)
+{
+    struct regs wide = REGS_USER(calls, .ip = LOW_USER + (word)calls, .sp = LOW_USER + 0x200000);
+    struct regs narrow = REGS_USER(returns, .ip = LOW_USER + (word)returns, .cs = SEL_UCODE32 | 3, .sp = LOW_USER + 0x200000,
+                                   .dx = LOW_USER + (word)calls + 5, .r8 = ~8ul, .r9 = ~9ul, .r12 = ~12ul, .r13 = ~13ul);
+    struct trap t;
+    bool done = true, kept = true;
+    for (unsigned i = 0; i < 40; i++) {
+        wide.cx = 30;
+        t = run(&wide);
+        done = done && t.vector == DONE && t.regs.sp == LOW_USER + 0x200000;
+        narrow.cx = 1 + i % 3;
+        t = run(&narrow);
+        done = done && t.vector == DONE && t.regs.sp == LOW_USER + 0x200004;
+        kept = kept && t.regs.r8 == ~8ul && t.regs.r9 == ~9ul && t.regs.r12 == ~12ul && t.regs.r13 == ~13ul;
+    }
+    ok(done, "32-bit code returns to where 64-bit code has called from");
+    ok(kept, "... R8, R9, R12 and R13 are as before");
+}
+
 void test_main(void)
 {
     amd = cpu_is_amd();
@@ -146,4 +170,5 @@ void test_main(void)
     test_syscall();
     test_sysret();
     test_sysenter();
+    test_call_of_another_width();
 }

@@ -10,6 +10,7 @@
  */
 #include <stdlib.h>
 #include <sys/mman.h>
+#include <sys/random.h>
 
 #include "base/check.h"
 #include "cpu/code_cache.h"
@@ -17,7 +18,6 @@
 #include "memory/memory.h"
 #include "mmu/shadow.h"
 
-#define NEVER_RETURNED_TO 0x8000000000000001ull /* not canonical */
 #define TABLE_BYTES (JUMPS * sizeof(uint64_t))
 
 static void *reserve(size_t size, struct error *err)
@@ -77,6 +77,10 @@ bool blocks_create(struct translate *t, struct error *err)
     if (!t->signal_stack || !t->blocks || !t->maps || !t->exits || !t->sites || !t->pieces || !t->by_gpfn || !t->hash || !t->heat || !t->forms)
         return false;
     t->first_id = 1;
+    if (getrandom(&t->never, sizeof t->never, 0) != (ssize_t)sizeof t->never)
+        return error_set(err, "no random numbers: %m");
+    t->never |= 1ull << 63 | 1;
+    t->never &= ~(1ull << 62); /* not canonical */
     return near_create(t, err);
 }
 
@@ -151,17 +155,30 @@ static void jumps_remove(struct translate *t, const struct block *block)
         t->jumps[table].tags[n] = -(rip ^ 1); /* never looked for here */
 }
 
+static void return_stack_reset(struct translate *t, unsigned i)
+{
+    uint64_t empty = t->returns[i].empty, host = (uintptr_t)(t->execute + t->at.underflow[t->returns[i].narrow ? 1 : 0]);
+    memcpy((void *)(uintptr_t)empty, &host, sizeof host);
+    memcpy((void *)(uintptr_t)(empty - 8), &t->never, sizeof t->never);
+    t->returns[i].rsp = empty;
+    if (t->entered == (int)i)
+        t->v->translated.return_rsp = empty;
+}
+
 void returns_reset(struct translate *t)
 {
-    for (unsigned i = 0; i < 2; i++) {
-        uint64_t empty = t->returns[i].empty;
-        uint64_t host = (uintptr_t)(t->execute + t->at.underflow[t->key & KEY_NARROW ? 1 : 0]), never = NEVER_RETURNED_TO;
-        memcpy((void *)(uintptr_t)empty, &host, sizeof host);
-        memcpy((void *)(uintptr_t)(empty - 8), &never, sizeof never);
-        t->returns[i].rsp = empty;
-        if (t->entered == (int)i)
-            t->v->translated.return_rsp = empty;
-    }
+    for (unsigned i = 0; i < ARRAY_LEN(t->returns); i++)
+        return_stack_reset(t, i);
+}
+
+void returns_for_key(struct translate *t)
+{
+    unsigned i = t->key & KEY_USER;
+    bool narrow = t->key & KEY_NARROW;
+    if (t->returns[i].narrow == narrow)
+        return;
+    t->returns[i].narrow = narrow;
+    return_stack_reset(t, i);
 }
 
 /* ---- pieces ---- */

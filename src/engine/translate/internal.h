@@ -197,7 +197,9 @@ struct translate {
         uint8_t *low;     /* first usable byte; a guard page lies below */
         uint64_t empty;   /* RSP of the empty stack */
         uint64_t rsp;
+        bool narrow;      /* whose landings are on it: 32-bit code's */
     } returns[2];         /* kernel, user */
+    uint64_t never;       /* the guest's return address on an empty stack: where no code can be, and what no guest can guess */
     uint64_t *fetch;      /* the shadow's fetch slots */
     struct block *blocks;
     uint32_t block_count;
@@ -270,6 +272,8 @@ void exit_link(struct translate *t, struct exit_site *exit, struct block *to);
 bool blocks_written(struct vcpu *v, gpa_t gpa, unsigned size);
 /* Empties shadow return stacks, and jump caches where asked. */
 void returns_reset(struct translate *t);
+/* Code of the other width is about to run: what the stack has been told by code of this one is not for it. */
+void returns_for_key(struct translate *t);
 void jumps_reset(struct translate *t, unsigned table);
 void jumps_enter(struct translate *t, uint64_t rip, const struct block *block);
 struct form *form_of(struct translate *t, uint32_t piece, unsigned off, bool create);

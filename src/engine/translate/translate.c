@@ -162,6 +162,7 @@ void mode_update(struct translate *t)
         jumps_reset(t, table);
         returns_reset(t);
     }
+    returns_for_key(t);
     uint64_t epoch = mapping_epoch(t);
     if (epoch != t->epoch) {
         t->epoch = epoch;
