@@ -29,6 +29,10 @@
 #include "memory/memory.h"
 #include "mmu/access.h"
 
+#ifndef FUZZ_ENGINE /* translate_fuzz.c has another one */
+#define FUZZ_ENGINE engine_interpret
+#endif
+
 #define RAM_SIZE (2 * MiB)
 #define GDT 0x1000u
 #define IDT 0x2000u
@@ -100,7 +104,8 @@ static void fuzz_exit(struct vcpu *v, struct exit *exit)
     if (exit->reason == EXIT_CR_WRITE || exit->reason == EXIT_TLB_FLUSH || exit->reason == EXIT_TASK_SWITCH)
         f->paging_changed = true;
     /* Others come from straight-line code, which does not stop at once, and EXIT_CODE_WRITE tells what is remembered. */
-    bool counts = exit->reason != EXIT_MMIO_READ && exit->reason != EXIT_MMIO_WRITE && exit->reason != EXIT_CODE_WRITE;
+    bool counts = exit->reason != EXIT_MMIO_READ && exit->reason != EXIT_MMIO_WRITE && exit->reason != EXIT_CODE_WRITE &&
+                  exit->reason != EXIT_PAUSE;
     if (counts && ++f->exits == EXITS_MAX) {
         f->stopped = true;
         vcpu_raise(v, PENDING_STOP);
@@ -146,7 +151,7 @@ static struct fuzz *fuzz_create(void)
     if (fuzz.memory == NULL || model == NULL)
         abort();
     fuzz.v = vcpu_create(fuzz.memory, model, 0, NULL, &err);
-    if (fuzz.v == NULL || !engine_interpret.attach(fuzz.v, &err))
+    if (fuzz.v == NULL || !FUZZ_ENGINE.attach(fuzz.v, &err))
         abort();
     fuzz.v->platform = (struct vcpu_platform){
         .intr_ack = platform_ack, .cr8_read = platform_zero, .cr8_write = platform_cr8,
@@ -154,6 +159,7 @@ static struct fuzz *fuzz_create(void)
         .wall_base_ns = platform_zero, .random = platform_now, .opaque = &fuzz};
     fuzz.v->exit = fuzz_exit;
     fuzz.v->exit_opaque = &fuzz;
+    fuzz.v->translate_heat = 0;
     fuzz.ram = memory_ram_base(fuzz.memory);
     memory_set_watcher(fuzz.memory, fuzz_code_written, &fuzz);
     fuzz.first = malloc(sizeof *fuzz.first);
@@ -451,7 +457,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     struct vcpu *v = f->v;
     prepare(f, data, size);
     bool comparable = v->pending == 0;
-    engine_interpret.run(v, INSTRUCTIONS_MAX);
+    FUZZ_ENGINE.run(v, INSTRUCTIONS_MAX);
     if (v->regs[GPR_ZERO] != 0 || (v->code_mode != CODE_64 && (v->regs[RSP] >> 32 || v->rip >> 32)))
         abort();
     if (!comparable || f->others >= OTHERS_MAX || has_changed_paging(f) || (v->rflags_rest & FLAG_TF))
