@@ -1,8 +1,8 @@
 /* See symbols.h. The file is not trusted: every offset in it is checked before it is followed.
  *
- * Of an ELF file the sections of type SHT_SYMTAB are read, and of those the symbols of type function, object or none that
- * lie in a section. Of a System.map the lines "address type name". Where two symbols have one address the first in the
- * file wins, unless it has no type.
+ * Of an ELF file the sections of type SHT_SYMTAB are read, and of those the symbols of type function, object or none
+ * that lie in a section. Of a System.map the lines "address type name". Where two symbols have one address the first
+ * in the file wins, unless it has no type.
  *
  * Source: System V ABI, chapters 4 (symbol table) and 5; nm(1). */
 #include "base/symbols.h"

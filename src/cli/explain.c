@@ -7,8 +7,8 @@
  * For the second exercise somebody has to press a key while the reader waits. That is done when the story says that the
  * other program has begun to run: on the vCPU's thread, at an instruction that is the same in each run.
  *
- * Where guest time is the host's, a tick of the guest's timer may come between the marks when the host is busy. Such a run
- * is done again, a few times; if it cannot be had otherwise, the ticks are shown and said to be ticks.
+ * Where guest time is the host's, a tick of the guest's timer may come between the marks when the host is busy. Such a
+ * run is done again, a few times; if it cannot be had otherwise, the ticks are shown and said to be ticks.
  *
  * docs/explain.md derives the numbers. */
 #include <errno.h>

@@ -31,7 +31,8 @@
 #include "host/loop.h"
 #include "monitor/monitor.h"
 
-/* How often it is noted where the guest is: seldom when the counters are to measure, often when the hot code is wanted. */
+/* How often it is noted where the guest is: seldom when the counters are to measure, often when the hot code is
+ * wanted. */
 #define SAMPLE_STAT_NS 10000000u
 #define SAMPLE_TRACE_NS 1000000u
 

@@ -1,9 +1,10 @@
 /* What happened between two marks, in order: each trap of a classical monitor, and each change of page table.
  *
- * The story is told by an observer (engine/door.h) that listens to a machine of one processor. An *act* is one thing the
- * guest did that such a monitor hears of: a privileged instruction, a gate, an access to a device's memory, an exception,
- * an interrupt. Instructions that are sensitive but silent are acts, too, but no traps. The same holds under any engine
- * that runs in this process; the story is then about what a classical monitor would be told, and what this monitor did.
+ * The story is told by an observer (engine/door.h) that listens to a machine of one processor. An *act* is one thing
+ * the guest did that such a monitor hears of: a privileged instruction, a gate, an access to a device's memory, an
+ * exception, an interrupt. Instructions that are sensitive but silent are acts, too, but no traps. The same holds
+ * under any engine that runs in this process; the story is then about what a classical monitor would be told, and what
+ * this monitor did.
  *
  * The marks are bytes that the guest writes to port 402h: '[' begins, ']' ends (docs/hypercalls.md). Only what lies
  * strictly between the first of each is told. Bounded: ACTS_MAX acts, STEPS_MAX steps; beyond, only counters go on.

@@ -7,7 +7,7 @@
  *
  * Any of the functions may be NULL. All are called on the vCPU's thread without any lock and must not raise faults.
  *
- *   begin      before an instruction that is sensitive, with `v->rip` at it. While it is not NULL, translated code calls
+ * begin      before an instruction that is sensitive, with `v->rip` at it. While it is not NULL, translated code calls
  *              C for all of these: slower, but none is missed
  *   end        after it; not if it ended in a fault: then the exit EXIT_EXCEPTION follows for the same rip
  *   delivered  an exception or interrupt has been delivered (not by an instruction): rip and CPL are the handler's;

@@ -170,8 +170,8 @@ struct door {
     struct stats stats;
 };
 
-/* Before the engine is attached: makes `door` the vCPU's, and has it watch what `trace`, `observer`, `stats.timed`, `stats.hot`
- * and `stats.sensitive_counted`, which the caller has set, need. */
+/* Before the engine is attached: makes `door` the vCPU's, and has it watch what `trace`, `observer`, `stats.timed`,
+ * `stats.hot` and `stats.sensitive_counted`, which the caller has set, need. */
 void door_open(struct door *door, struct vcpu *v);
 
 /* The function for vcpu.exit. */

@@ -1,10 +1,12 @@
 /* The door: the one function through which guest code reaches the monitor, whatever the engine.
  *
  * It counts first, by reason and mode, then carries out what has an effect outside the processor (ports and device
- * memory, under the device lock), then writes the timeline. The counters belong to the door, which belongs to one vCPU,
- * so counting costs an increment. When nobody asked for times, a timeline or to look on, the cost of all that is one test.
+ * memory, under the device lock), then writes the timeline. The counters belong to the door, which belongs to one
+ * vCPU, so counting costs an increment. When nobody asked for times, a timeline or to look on, the cost of all that is
+ * one test.
  *
- * What is watched (cpu/watch.h) comes here too: the door passes it on to the counters, the timeline and the observer. */
+ * What is watched (cpu/watch.h) comes here too: the door passes it on to the counters, the timeline and the observer.
+ * */
 #include "engine/door.h"
 
 #include "base/check.h"

@@ -1,5 +1,5 @@
-/* See report.h. Guest code is read by physical address, as it was when the place was last seen: its process may be gone.
- * (If its memory has been used for something else since, that is what is shown.) */
+/* See report.h. Guest code is read by physical address, as it was when the place was last seen: its process may be
+ * gone. (If its memory has been used for something else since, that is what is shown.) */
 #include "engine/report.h"
 
 #include <inttypes.h>

@@ -10,7 +10,8 @@
  *   version     1
  *   engine      its name
  *   stats       as stats_print_json()
- *   tables      "paging", "cr3", "truncated", "shadow" (what stands for them; null: nothing), "ranges": [[gva, size, gpa, "rwxug", page size,
+ * tables      "paging", "cr3", "truncated", "shadow" (what stands for them; null: nothing), "ranges": [[gva, size,
+ * gpa, "rwxug", page size,
  *               [kernel, kernel writable, user, user writable] or null], ...]; numbers as hexadecimal text
  *   blocks      the places where the guest was found most often: "rip", "mode", "samples", "symbol", "guest": [[gva,
  *               bytes, text], ...], "host": [[index of the guest instruction or -1, bytes, text], ...] or null

@@ -1,11 +1,11 @@
 /* The timeline writer. See trace.h for the format.
  *
- * A guest slice is what lies between two exits or changes of mode of a vCPU, so it is written when the second one comes.
- * After HLT or MWAIT the time up to the next exit is not the guest's: it is
- * written as "halted" on the monitor's track.
+ * A guest slice is what lies between two exits or changes of mode of a vCPU, so it is written when the second one
+ * comes. After HLT or MWAIT the time up to the next exit is not the guest's: it is written as "halted" on the
+ * monitor's track.
  *
- * Events are formatted into a buffer of 1 MiB under a mutex. When the disk is full, or the file is otherwise refused,
- * the timeline ends there, and trace_destroy() says why. */
+ * Events are formatted into a buffer of 1 MiB under a mutex, which is written when it is full and once a second. When
+ * the disk is full, or the file is otherwise refused, the timeline ends there, and trace_destroy() says why. */
 #include "engine/trace.h"
 
 #include <errno.h>
@@ -42,6 +42,7 @@ struct trace {
     int error; /* errno of the first refusal */
     bool seekable, full;
     uint64_t written; /* bytes in the file, without END */
+    uint64_t flushed_ns;
     uint64_t limit;
     char *path;
     struct lane *lanes; /* by vCPU */
@@ -303,6 +304,10 @@ void trace_exit(struct trace *trace, const struct vcpu *v, const struct exit *ex
         }
         append_slice(trace, v->index, TRACK_MONITOR, begin_ns, end_ns);
         append_exit(trace, exit, device);
+        if (end_ns - trace->flushed_ns > NS_PER_S) {
+            trace_flush(trace);
+            trace->flushed_ns = end_ns;
+        }
         lane->end_ns = end_ns;
         lane->halted = exit->reason == EXIT_HLT || exit->reason == EXIT_MWAIT;
     }

@@ -8,12 +8,13 @@
  *
  * A track's slices do not overlap, and an instant lies at the end of the slice of the code that it interrupted.
  *
- * The file is in Chrome's JSON trace-event format, as an array, and complete JSON at any moment: it is written in whole
- * events, each time with the closing bracket behind them, which the next ones overwrite. So what a killed run leaves
- * lacks only the last events. (Where one cannot go back, in a pipe, the bracket comes at the end.) It is never longer
- * than the limit: then an instant says that the timeline ends there.
+ * The file is in Chrome's JSON trace-event format, as an array, and complete JSON at any moment: it is written in
+ * whole events, each time with the closing bracket behind them, which the next ones overwrite. So what a killed run
+ * leaves lacks only the events of the last second. (Where one cannot go back, in a pipe, the bracket comes at the
+ * end.) It is never longer than the limit: then an instant says that the timeline ends there.
  *
- * Threads: trace_exit() and trace_mode() by any vCPU's thread. Format: "Trace Event Format" (Google, 2016), JSON Array Format. */
+ * Threads: trace_exit() and trace_mode() by any vCPU's thread. Format: "Trace Event Format" (Google, 2016), JSON Array
+ * Format. */
 #ifndef RING3_ENGINE_TRACE_H
 #define RING3_ENGINE_TRACE_H
 
@@ -30,7 +31,8 @@ enum trace_clock { TRACE_CLOCK_HOST, TRACE_CLOCK_GUEST };
 #define TRACE_LIMIT_DEFAULT (512 * MiB)
 #define TRACE_LIMIT_MIN (4 * KiB)
 
-/* Creates or truncates the file at `path`, which may become `limit` bytes long. NULL with a message if the host refuses.
+/* Creates or truncates the file at `path`, which may become `limit` bytes long. NULL with a message if the host
+ * refuses.
  */
 struct trace *trace_create(const char *path, enum trace_clock clock, uint64_t limit, struct error *err);
 

@@ -1,5 +1,5 @@
-/* See ranges.h. The tables are read as memory, a page at a time; what is not RAM maps nothing here. Formats: SDM vol. 3,
- * 4.3 (32-bit), 4.4 (PAE), 4.5 (4-level). */
+/* See ranges.h. The tables are read as memory, a page at a time; what is not RAM maps nothing here. Formats: SDM vol.
+ * 3, 4.3 (32-bit), 4.4 (PAE), 4.5 (4-level). */
 #include "mmu/ranges.h"
 
 #include <string.h>

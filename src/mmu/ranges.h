@@ -1,8 +1,9 @@
 /* The address space that is in force, as a list: what the guest's own tables map where, and how much of it is in the
  * monitor's shadow (the software TLB or the shadow page tables) just now. For people who look on; changes nothing.
  *
- * Neighbouring pages that continue each other in physical memory with the same rights are one range. The work is bounded,
- * since a guest's tables can describe 2^48 bytes many times over: `truncated` then says that the list is not all.
+ * Neighbouring pages that continue each other in physical memory with the same rights are one range. The work is
+ * bounded, since a guest's tables can describe 2^48 bytes many times over: `truncated` then says that the list is not
+ * all.
  */
 #ifndef RING3_MMU_RANGES_H
 #define RING3_MMU_RANGES_H

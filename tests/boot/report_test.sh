@@ -29,8 +29,48 @@ show()
     fi
 }
 
+# timeline FILE: each line is an event; slices of a track follow each other without overlap (by more than the digits), an
+# instant does not come before the slice that it follows, and all three tracks have slices.
+timeline()
+{
+    awk '
+    function value(key,  at, text) {
+        at = index($0, "\"" key "\":")
+        text = substr($0, at + length(key) + 3)
+        return at ? text + 0 : -1
+    }
+    !/^\[$|^\]$|^\{.*\},?$/ { print "line " NR " is no event"; bad = 1 }
+    /"ph":"X"/ {
+        tid = value("tid"); ts = value("ts"); dur = value("dur")
+        if (ts < end[tid] - 0.0015 || dur < 0) { print "line " NR " overlaps: " $0; bad = 1 }
+        end[tid] = ts + dur; slices[tid]++
+    }
+    /"ph":"i"/ { if (value("ts") < end[value("tid")] - 0.0015) { print "line " NR " comes too late: " $0; bad = 1 } instants++ }
+    END { exit bad || !slices[1] || !slices[2] || !slices[3] || !instants }' "$1" > timeline.err ||
+        fail "the timeline $1: $(head -2 timeline.err)"
+}
+
+for engine in translate interpret trap; do
+    "$ring3" engines | grep -A1 "^$engine " | grep -q '  usable' || continue
+    "$ring3" run --kernel "$kernel" --append run=forktest --engine $engine --trace run.json --stat=json:stat.json > out 2>&1 \
+        < /dev/null || fail "the run on $engine: $(tail -3 out)"
+    timeline run.json
+    for key in top_exits top_samples to_kernel door_ns; do
+        grep -q "\"$key\"" stat.json || fail "--stat=json on $engine lacks $key"
+    done
+    "$ring3" report run.json -o $engine.html > out || fail "report of $engine: $(cat out)"
+done
 "$ring3" run --kernel "$kernel" --append run=forktest --engine translate --trace run.json > out 2>&1 < /dev/null ||
     fail "the run: $(tail -3 out)"
+"$ring3" run --kernel "$kernel" --append run=loop --engine interpret --trace killed.json > out 2>&1 < /dev/null &
+sleep 1.5
+kill -9 $!
+wait 2> /dev/null
+timeline killed.json
+[ "$(tail -n 1 killed.json)" = ']' ] || fail 'the timeline of a run that was killed is not complete JSON'
+"$ring3" run --kernel "$kernel" --append run=forktest --trace small.json --trace-size 64K > out 2>&1 < /dev/null
+grep -q 'the timeline ends early' out || fail "--trace-size: $(tail -2 out)"
+grep -q 'the timeline ends here' small.json || fail 'the timeline does not say that it ends'
 "$ring3" report run.json > out 2>&1 || fail "report: $(cat out)"
 [ "$(cat out)" = run.html ] || fail "the page's name: $(cat out)"
 "$ring3" report run.json -o other.html > /dev/null && cmp -s run.html other.html || fail 'two pages of one run differ'

@@ -1,7 +1,8 @@
 /* Translated code shown to people who look on: which host code a piece of guest code has become.
  *
- * Found by physical page, so that code of an address space that is not in force any more is found, too. Of several blocks
- * that hold the instruction the one that begins with it is taken, else the newest. Only while the engine does not run.
+ * Found by physical page, so that code of an address space that is not in force any more is found, too. Of several
+ * blocks that hold the instruction the one that begins with it is taken, else the newest. Only while the engine does
+ * not run.
  */
 #include "engine/translate/internal.h"
 

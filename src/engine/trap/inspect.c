@@ -1,7 +1,7 @@
 /* The classical monitor's shadow shown to people who look on: which pages the sandboxes have mapped now.
  *
- * There is a space for each privilege and, where the policy keeps them, for each address space; a page is there if any space
- * for this privilege that belongs to the current CR3 has it. Only while the engine does not run.
+ * There is a space for each privilege and, where the policy keeps them, for each address space; a page is there if any
+ * space for this privilege that belongs to the current CR3 has it. Only while the engine does not run.
  */
 #include "engine/trap/internal.h"
 
