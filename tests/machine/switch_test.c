@@ -40,7 +40,7 @@ struct mover {
     const char *names[ENGINES_MAX];
     unsigned count;
     uint64_t every_ns, random;
-    uint64_t changes, pauses;
+    uint64_t changes, pauses, refusals;
     uint64_t change_ns, pause_ns, longest_ns; /* host time that they took; the longest change */
     bool failed;
     /* the serial line's script */
@@ -63,6 +63,12 @@ static void arm(struct mover *m)
     timer_arm(&m->timer, clock_monotonic_ns() + random_next(m) % (2 * m->every_ns));
 }
 
+/* An engine that may say no to a processor model, or to what a guest is doing now; the machine then goes on as it was. */
+static bool is_for_some(const char *name)
+{
+    return strcmp(name, "interpret") != 0 && strcmp(name, "translate") != 0;
+}
+
 static void move(void *opaque)
 {
     struct mover *m = opaque;
@@ -79,6 +85,8 @@ static void move(void *opaque)
         took_ns = clock_monotonic_ns() - begin_ns;
         m->change_ns += took_ns;
         m->longest_ns = took_ns > m->longest_ns ? took_ns : m->longest_ns;
+    } else if (is_for_some(name)) {
+        m->refusals++;
     } else {
         fprintf(stderr, "switch_test: %s\n", err.message);
         m->failed = true;
@@ -187,14 +195,16 @@ static bool parse(struct arguments *a, struct mover *m, int argc, char **argv)
     return a->config.kernel != NULL && a->config.cpus <= MACHINE_CPUS_MAX && m->every_ns != 0 && (m->until == NULL) == (m->type == NULL);
 }
 
-/* All engines, or those that were named, as far as they work here and suit the machine. */
+/* All engines, or those that were named, as far as they work here, suit the machine, and are worth it: a /dev/kvm that
+ * emulates knows too little of a processor to be compared with. */
 static void choose_engines(struct mover *m, const struct machine_config *config, const char *named)
 {
     unsigned needs = (config->clock == CLOCK_INSTRUCTIONS ? ENGINE_COUNTS : 0) | (config->cpus > 1 ? ENGINE_SEVERAL : 0);
     for (unsigned i = 0; i < engine_count && m->count < ENGINES_MAX; i++) {
         struct error why_not;
         const char *name = engines[i]->name, *at = named != NULL ? strstr(named, name) : "";
-        if (at != NULL && engine_find(name, needs, &why_not) != NULL)
+        bool worth_it = engines[i]->preferred == NULL || engines[i]->preferred(&why_not);
+        if (at != NULL && worth_it && engine_find(name, needs, &why_not) != NULL)
             m->names[m->count++] = name;
     }
 }
@@ -213,7 +223,8 @@ static int status_of(const struct mover *m, const struct vm_result *result)
 
 static int run(struct arguments *a, struct mover *m, struct error *err)
 {
-    a->config.engine = m->names[random_next(m) % m->count];
+    bool kvm = strcmp(m->names[0], "kvm") == 0; /* where the host cannot scale the TSC it has to be the first */
+    a->config.engine = kvm ? "kvm" : m->names[random_next(m) % m->count];
     m->vm = vm_create(&a->config, err);
     if (m->vm == NULL)
         return 2;
@@ -267,9 +278,9 @@ int main(int argc, char **argv)
     fflush(stdout);
     if (err.message[0] != 0)
         fprintf(stderr, "switch_test: %s\n", err.message);
-    fprintf(stderr, "switch_test: %llu changes of engine in %.3f ms each (longest %.3f), %llu pauses in %.3f ms each\n",
+    fprintf(stderr, "switch_test: %llu changes of engine in %.3f ms each (longest %.3f), %llu pauses in %.3f ms each, %llu refusals\n",
             (unsigned long long)m->changes, (double)m->change_ns / 1e6 / (double)(m->changes != 0 ? m->changes : 1),
             (double)m->longest_ns / 1e6, (unsigned long long)m->pauses,
-            (double)m->pause_ns / 1e6 / (double)(m->pauses != 0 ? m->pauses : 1));
+            (double)m->pause_ns / 1e6 / (double)(m->pauses != 0 ? m->pauses : 1), (unsigned long long)m->refusals);
     return status;
 }
