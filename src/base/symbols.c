@@ -122,8 +122,11 @@ static bool table_read(struct symbols *s, const struct elf_file *f, const Elf64_
         } else {
             Elf32_Sym narrow;
             memcpy(&narrow, at, sizeof narrow);
-            symbol = (Elf64_Sym){.st_name = narrow.st_name, .st_info = narrow.st_info, .st_shndx = narrow.st_shndx,
-                                 .st_value = narrow.st_value, .st_size = narrow.st_size};
+            symbol = (Elf64_Sym){.st_name = narrow.st_name,
+                                 .st_info = narrow.st_info,
+                                 .st_shndx = narrow.st_shndx,
+                                 .st_value = narrow.st_value,
+                                 .st_size = narrow.st_size};
         }
         unsigned type = ELF64_ST_TYPE(symbol.st_info);
         if (type > STT_FUNC || symbol.st_shndx == SHN_UNDEF || symbol.st_shndx >= SHN_LORESERVE ||
@@ -178,7 +181,8 @@ static bool map_read(struct symbols *s, const char *text, size_t size)
         uint64_t gva;
         char type;
         int name_at = 0;
-        if (sscanf(line, "%" SCNx64 " %c %n", &gva, &type, &name_at) == 2 && name_at > 0 && strchr("AaUu", type) == NULL) {
+        if (sscanf(line, "%" SCNx64 " %c %n", &gva, &type, &name_at) == 2 && name_at > 0 &&
+            strchr("AaUu", type) == NULL) {
             const char *name = line + name_at;
             if (!symbol_add(s, gva, 0, true, name, strcspn(name, " \t\r")))
                 return false;

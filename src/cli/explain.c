@@ -38,7 +38,7 @@
 
 static const struct exercise {
     const char *title, *question, *append;
-    uint64_t traps;                 /* the lecture's answer; 0: it does not ask */
+    uint64_t traps; /* the lecture's answer; 0: it does not ask */
     uint64_t guest_switches, shadow_switches;
     const char *because;
 } exercises[EXERCISES] = {
@@ -276,7 +276,8 @@ static void print_answer(const struct explain *e, const struct exercise *x, bool
     fprintf(out, "%spage-table switches: %llu by the guest, %llu of shadow tables%s\n", bold,
             (unsigned long long)s->cr3_loads, (unsigned long long)(s->cr3_loads + s->mode_changes), plain);
     if (is_disturbed(e, x))
-        fprintf(out, "(Ticks of the guest's timer came in between: this engine follows the host's clock, and the host is busy.)\n");
+        fprintf(out, "(Ticks of the guest's timer came in between: this engine follows the host's clock, and the host "
+                     "is busy.)\n");
     if (x->traps != 0)
         fprintf(out, "%sthe lecture's answer: %llu%s\n", bold, (unsigned long long)x->traps, plain);
     else

@@ -21,12 +21,13 @@
 
 #define BUCKETS 12000.0
 #define TRACKS_MAX 768u /* 3 for each processor */
+#define NUMBER_MAX 1e15 /* of what a file may claim: 30 years in us */
 #define PLACE "/*DATA*/"
 
 /* The slice that is being collected for a track. */
 struct pending {
     bool present;
-    long bucket;
+    int64_t bucket;
     double ts, end, busy;
     unsigned count;
     json_int_t name, detail;
@@ -34,7 +35,7 @@ struct pending {
 
 struct page {
     const char *path;
-    json_t *names, *name_index;     /* text by number, number by text */
+    json_t *names, *name_index; /* text by number, number by text */
     json_t *details, *detail_index;
     json_t *tracks, *slices, *instants, *totals, *report;
     struct pending pending[TRACKS_MAX], marks[TRACKS_MAX];
@@ -82,7 +83,8 @@ static const char *text_of(json_t *event, const char *key)
 
 static double number_of(json_t *event, const char *key)
 {
-    return json_number_value(json_object_get(event, key));
+    double value = json_number_value(json_object_get(event, key));
+    return value >= 0 ? value < NUMBER_MAX ? value : NUMBER_MAX : 0;
 }
 
 /* The number of a text in a list of different ones. */
@@ -92,7 +94,8 @@ static json_int_t intern(json_t *list, json_t *index, const char *text)
     if (known != NULL)
         return json_integer_value(known);
     json_int_t n = (json_int_t)json_array_size(list);
-    json_array_append_new(list, json_string(text));
+    json_t *string = json_string(text); /* NULL: it was cut within a character */
+    json_array_append_new(list, string != NULL ? string : json_string("?"));
     json_object_set_new(index, text, json_integer(n));
     return n;
 }
@@ -175,7 +178,7 @@ static void slice_add(struct page *p, struct pending *pending, unsigned track, j
 {
     char detail[512];
     double ts = number_of(event, "ts") - p->first, duration = number_of(event, "dur");
-    long bucket = (long)(ts / p->quantum);
+    int64_t bucket = (int64_t)(ts / p->quantum);
     if (pending->present && pending->bucket == bucket && duration < p->quantum) {
         pending->end = ts + duration;
         pending->busy += duration;
@@ -231,7 +234,7 @@ static bool page_read(struct page *p, struct error *err)
     double span = p->last - p->first;
     p->quantum = span > 0 ? span / BUCKETS : 1;
     if (p->events < 60000)
-        p->quantum = 1e-9; /* few enough to be shown one by one */
+        p->quantum = 1e-3; /* few enough to be shown one by one */
     if (!events_read(p, event_place, err))
         return false;
     for (unsigned track = 0; track < TRACKS_MAX; track++) {
@@ -243,8 +246,8 @@ static bool page_read(struct page *p, struct error *err)
 
 static void page_free(struct page *p)
 {
-    json_t *all[] = {p->names, p->name_index, p->details, p->detail_index, p->tracks, p->slices, p->instants, p->totals,
-                     p->report};
+    json_t *all[] = {p->names,  p->name_index, p->details, p->detail_index, p->tracks,
+                     p->slices, p->instants,   p->totals,  p->report};
     for (size_t i = 0; i < ARRAY_LEN(all); i++)
         json_decref(all[i]);
     free(p);
@@ -314,7 +317,8 @@ static bool page_write(const struct page *p, const char *output, struct error *e
 
 /* ---- the command ---- */
 
-static bool arguments_parse(int argc, char **argv, const char **trace, const char **output, bool *help, struct error *err)
+static bool arguments_parse(int argc, char **argv, const char **trace, const char **output, bool *help,
+                            struct error *err)
 {
     for (int at = 0; at < argc; at++) {
         const char *word = argv[at];

@@ -67,8 +67,8 @@ void story_space_name(const struct story *s, uint64_t cr3, char name[32])
 static void step_add(struct story *s, const struct vcpu *v, uint64_t cr3, bool user, bool by_cr3)
 {
     if (s->step_count < STEPS_MAX)
-        s->steps[s->step_count++] = (struct step){.cr3 = cr3, .guest_ns = v->platform.now_ns(v->platform.opaque),
-                                                  .user = user, .by_cr3 = by_cr3};
+        s->steps[s->step_count++] = (struct step){
+            .cr3 = cr3, .guest_ns = v->platform.now_ns(v->platform.opaque), .user = user, .by_cr3 = by_cr3};
 }
 
 static void recording_begin(struct story *s, struct vcpu *v)
@@ -90,7 +90,10 @@ static void recording_end(struct story *s, struct vcpu *v)
 
 static void act_begin(const struct story *s, struct vcpu *v, struct act *act, enum act_kind kind)
 {
-    *act = (struct act){.kind = kind, .guest_ns = v->platform.now_ns(v->platform.opaque), .cpl = v->cpl, .cr3 = v->cr3,
+    *act = (struct act){.kind = kind,
+                        .guest_ns = v->platform.now_ns(v->platform.opaque),
+                        .cpl = v->cpl,
+                        .cr3 = v->cr3,
                         .row = ROW_NONE};
     who_now(s, v, act->who);
 }
@@ -169,12 +172,21 @@ static void exit_alone(struct story *s, struct vcpu *v, const struct exit *exit,
     enum act_kind kind;
     switch (exit->reason) {
     case EXIT_MMIO_READ:
-    case EXIT_MMIO_WRITE: kind = ACT_DEVICE; break;
-    case EXIT_EXCEPTION: kind = ACT_EXCEPTION; break;
+    case EXIT_MMIO_WRITE:
+        kind = ACT_DEVICE;
+        break;
+    case EXIT_EXCEPTION:
+        kind = ACT_EXCEPTION;
+        break;
     case EXIT_INTERRUPT:
-    case EXIT_NMI: kind = ACT_INTERRUPT; break;
-    case EXIT_CODE_WRITE: return; /* this monitor's own affair */
-    default: kind = ACT_INSTRUCTION; break; /* of an engine that does not say begin and end */
+    case EXIT_NMI:
+        kind = ACT_INTERRUPT;
+        break;
+    case EXIT_CODE_WRITE:
+        return; /* this monitor's own affair */
+    default:
+        kind = ACT_INSTRUCTION;
+        break; /* of an engine that does not say begin and end */
     }
     struct act act;
     act_begin(s, v, &act, kind);
@@ -206,7 +218,8 @@ static void on_story_exit(void *opaque, struct vcpu *v, const struct exit *exit,
         return;
     if (!own) {
         exit_alone(s, v, exit, device);
-    } else if (exit->reason == EXIT_EXCEPTION && s->open.sensitivity != INSN_GATE) { /* it has faulted: no end() comes */
+    } else if (exit->reason == EXIT_EXCEPTION &&
+               s->open.sensitivity != INSN_GATE) { /* it has faulted: no end() comes */
         s->is_open = false;
         act_add(s, &s->open);
         s->after_pending = true;
@@ -251,9 +264,9 @@ bool story_init(struct story *s, const struct symbols *symbols, struct error *er
     }
     if (!symbols_lookup(symbols, "current", &s->current))
         s->current = 0;
-    s->observer = (struct observer){.exit = on_story_exit,
-                                    .watch = {.begin = on_begin, .end = on_end, .delivered = on_delivered,
-                                              .mode = on_mode, .opaque = s}};
+    s->observer = (struct observer){
+        .exit = on_story_exit,
+        .watch = {.begin = on_begin, .end = on_end, .delivered = on_delivered, .mode = on_mode, .opaque = s}};
     return true;
 }
 
@@ -362,11 +375,15 @@ static void print_tables(const struct story *s, bool colour, FILE *out)
     for (unsigned i = 0; i < s->step_count; i++) {
         const struct step *step = &s->steps[i];
         story_space_name(s, step->cr3, name);
-        fprintf(out, "   %9.3f us  %s%-12s pretend %-6s%s  %s\n",
-                (double)(step->guest_ns - s->steps[0].guest_ns) / 1e3,
-                !colour ? "" : step->user ? GREEN : YELLOW, name, step->user ? "user" : "kernel", colour ? PLAIN : "",
-                i == 0 ? "at the beginning" : step->by_cr3 ? "the guest has loaded CR3: its own switch, too"
-                                            : step->user  ? "return to user mode" : "entry to kernel mode");
+        fprintf(out, "   %9.3f us  %s%-12s pretend %-6s%s  %s\n", (double)(step->guest_ns - s->steps[0].guest_ns) / 1e3,
+                !colour      ? ""
+                : step->user ? GREEN
+                             : YELLOW,
+                name, step->user ? "user" : "kernel", colour ? PLAIN : "",
+                i == 0         ? "at the beginning"
+                : step->by_cr3 ? "the guest has loaded CR3: its own switch, too"
+                : step->user   ? "return to user mode"
+                               : "entry to kernel mode");
     }
 }
 

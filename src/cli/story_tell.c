@@ -39,7 +39,8 @@ static const struct {
     {ROW_INVLPG, "forgets the shadow's entry for that page; it will be filled again when it is needed",
      "its change of that page's entry is in force"},
     {ROW_LGDT, "remembers where the guest's descriptor table lies", "its own descriptor table is in force"},
-    {ROW_LIDT, "remembers where the guest's interrupt table lies, for when it reflects something", "its own handlers are in force"},
+    {ROW_LIDT, "remembers where the guest's interrupt table lies, for when it reflects something",
+     "its own handlers are in force"},
     {ROW_LTR, "remembers the guest's task state, for the kernel's stack pointer in it", "its task register is loaded"},
     {ROW_LLDT, "remembers the guest's local descriptor table", "its local descriptor table is in force"},
     {ROW_CLTS, "clears the guest's TS flag, which it keeps itself", "TS is clear"},
@@ -62,11 +63,15 @@ static unsigned row_common(unsigned row)
 {
     switch (row) {
     case ROW_PUSHFD:
-    case ROW_PUSHFQ: return ROW_PUSHF;
+    case ROW_PUSHFQ:
+        return ROW_PUSHF;
     case ROW_POPFD:
-    case ROW_POPFQ: return ROW_POPF;
-    case ROW_RDTSCP: return ROW_RDTSC;
-    default: return row;
+    case ROW_POPFQ:
+        return ROW_POPF;
+    case ROW_RDTSCP:
+        return ROW_RDTSC;
+    default:
+        return row;
     }
 }
 
@@ -76,8 +81,8 @@ static void tell_reflected(const struct story *s, const struct act *act, const c
     place(s, act->rip_after, to);
     snprintf(did, TELL_SIZE,
              "reflects it: finds %s in the guest's interrupt table%s, pushes the guest's state there as the processor "
-             "would, pretend mode %s", what,
-             act->cpl == 3 && act->cpl_after != 3 ? " and the kernel's stack in its task state" : "",
+             "would, pretend mode %s",
+             what, act->cpl == 3 && act->cpl_after != 3 ? " and the kernel's stack in its task state" : "",
              act->cpl != act->cpl_after ? "becomes kernel" : "stays kernel");
     snprintf(saw, TELL_SIZE, "its handler %s runs in %s mode", to, mode(act->cpl_after));
 }
@@ -95,12 +100,14 @@ static void tell_device(const struct story *s, const struct act *act, char *did,
         snprintf(what, sizeof what, " ('%c')", (int)e->value);
     if (memory)
         snprintf(did, TELL_SIZE,
-                 "a page fault, but the address is a device's: decodes the instruction and %s %#" PRIx64 "%s %s %s at %#" PRIx64,
+                 "a page fault, but the address is a device's: decodes the instruction and %s %#" PRIx64
+                 "%s %s %s at %#" PRIx64,
                  write ? "gives" : "takes", e->value, what, write ? "to" : "from", device, e->address);
     else
-        snprintf(did, TELL_SIZE, "%s %#" PRIx64 "%s %s %s at port %#" PRIx64 "%s", write ? "gives" : "takes", e->value, what,
-                 write ? "to" : "from", device, e->address, act->exits > 1 ? ", and so on" : "");
-    snprintf(saw, TELL_SIZE, "%s; it goes on behind the instruction", write ? "the write has worked" : "a value was read");
+        snprintf(did, TELL_SIZE, "%s %#" PRIx64 "%s %s %s at port %#" PRIx64 "%s", write ? "gives" : "takes", e->value,
+                 what, write ? "to" : "from", device, e->address, act->exits > 1 ? ", and so on" : "");
+    snprintf(saw, TELL_SIZE, "%s; it goes on behind the instruction",
+             write ? "the write has worked" : "a value was read");
 }
 
 static void tell_exception(const struct story *s, const struct act *act, char *did, char *saw)
@@ -113,7 +120,8 @@ static void tell_exception(const struct story *s, const struct act *act, char *d
     tell_reflected(s, act, what, did, saw);
     if (act->exit.vector == VECTOR_PF) {
         size_t used = strlen(did);
-        snprintf(did + used, TELL_SIZE - used, "; the guest's own tables do not permit it, so the fault is the guest's");
+        snprintf(did + used, TELL_SIZE - used,
+                 "; the guest's own tables do not permit it, so the fault is the guest's");
     }
 }
 
@@ -123,7 +131,8 @@ static void tell_return(const struct story *s, const struct act *act, char *did,
     place(s, act->rip_after, to);
     snprintf(did, TELL_SIZE,
              "does the return: takes instruction pointer, flags%s from the guest's stack, pretend mode %s",
-             act->cpl_after != act->cpl ? " and stack pointer" : "", act->cpl_after != act->cpl ? "becomes user" : "stays kernel");
+             act->cpl_after != act->cpl ? " and stack pointer" : "",
+             act->cpl_after != act->cpl ? "becomes user" : "stays kernel");
     if (act->cpl_after != act->cpl) {
         size_t used = strlen(did);
         snprintf(did + used, TELL_SIZE - used, ", the shadow table for user mode is put in place");
@@ -137,11 +146,13 @@ static void tell_cr(const struct story *s, const struct act *act, char *did, cha
     const struct exit *e = &act->exit;
     if (e->reason == EXIT_CR_WRITE && e->address == 3) {
         story_space_name(s, e->value, name);
-        snprintf(did, TELL_SIZE, "notes the guest's new page-table base %#" PRIx64 " and puts the shadow table of %s in place",
+        snprintf(did, TELL_SIZE,
+                 "notes the guest's new page-table base %#" PRIx64 " and puts the shadow table of %s in place",
                  e->value, name);
         snprintf(saw, TELL_SIZE, "it is in another address space");
     } else if (e->reason == EXIT_CR_WRITE) {
-        snprintf(did, TELL_SIZE, "changes the CR%u that it keeps for the guest, and what follows from it", (unsigned)e->address);
+        snprintf(did, TELL_SIZE, "changes the CR%u that it keeps for the guest, and what follows from it",
+                 (unsigned)e->address);
         snprintf(saw, TELL_SIZE, "the register has the new value");
     } else {
         snprintf(did, TELL_SIZE, "answers with the value that the guest believes in");
@@ -196,11 +207,15 @@ void story_tell(const struct story *s, const struct act *act, char did[TELL_SIZE
         return;
     }
     switch (act->kind) {
-    case ACT_DEVICE: tell_device(s, act, did, saw); break;
+    case ACT_DEVICE:
+        tell_device(s, act, did, saw);
+        break;
     case ACT_INTERRUPT:
         snprintf(what, sizeof what, "the handler of interrupt %#x", act->exit.vector);
         tell_reflected(s, act, what, did, saw);
         break;
-    default: tell_instruction(s, act, did, saw); break;
+    default:
+        tell_instruction(s, act, did, saw);
+        break;
     }
 }

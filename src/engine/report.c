@@ -43,10 +43,10 @@ static json_t *json_range(const struct range *r)
     json_array_append_new(range, hex(r->size));
     json_array_append_new(range, hex(r->gpa));
     json_array_append_new(range, json_string(rights));
-    json_array_append_new(range, json_string(r->page_size == 0          ? "1G"
-                                             : r->page_size == 4 * MiB  ? "4M"
-                                             : r->page_size == 2 * MiB  ? "2M"
-                                                                        : "4K"));
+    json_array_append_new(range, json_string(r->page_size == 0         ? "1G"
+                                             : r->page_size == 4 * MiB ? "4M"
+                                             : r->page_size == 2 * MiB ? "2M"
+                                                                       : "4K"));
     if (!r->counted) {
         json_array_append_new(range, json_null());
         return range;
@@ -68,7 +68,11 @@ static json_t *json_tables(struct vcpu *v, const struct engine *engine)
                                                      : "software TLB";
     json_t *tables = json_object(), *list = json_array();
     if (ranges != NULL) {
-        ranges_read(v, engine->nested ? NULL : engine->shadow_has != NULL ? engine->shadow_has : ranges_shadow_has, ranges);
+        ranges_read(v,
+                    engine->nested               ? NULL
+                    : engine->shadow_has != NULL ? engine->shadow_has
+                                                 : ranges_shadow_has,
+                    ranges);
         json_object_set_new(tables, "paging", json_string(ranges->paging));
         json_object_set_new(tables, "truncated", json_boolean(ranges->truncated));
         for (unsigned i = 0; i < ranges->count; i++)

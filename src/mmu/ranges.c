@@ -25,9 +25,14 @@ struct reading {
 static void add(struct reading *r, gva_t gva, uint64_t size, gpa_t gpa, uint64_t rights, bool global)
 {
     struct ranges *all = r->ranges;
-    struct range next = {.gva = gva, .size = size, .gpa = gpa, .page_size = (uint32_t)(size >= GiB ? 0 : size),
-                         .writable = rights & PTE_W, .user = rights & PTE_U,
-                         .nx = (rights & PTE_NX) && (r->v->efer & EFER_NXE), .global = global};
+    struct range next = {.gva = gva,
+                         .size = size,
+                         .gpa = gpa,
+                         .page_size = (uint32_t)(size >= GiB ? 0 : size),
+                         .writable = rights & PTE_W,
+                         .user = rights & PTE_U,
+                         .nx = (rights & PTE_NX) && (r->v->efer & EFER_NXE),
+                         .global = global};
     struct range *last = all->count > 0 ? &all->list[all->count - 1] : NULL;
     if (last != NULL && last->gva + last->size == gva && last->gpa + last->size == gpa &&
         last->page_size == next.page_size && last->writable == next.writable && last->user == next.user &&

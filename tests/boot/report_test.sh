@@ -86,6 +86,7 @@ cat > hostile.json <<'END'
 {"ph":"M","pid":1,"tid":1,"name":"thread_name","args":{"name":"</script><script>document.title='owned'</script>"}},
 {"ph":"X","pid":1,"tid":1,"ts":0.0,"dur":10.0,"name":"</script><img src=x onerror=document.title='owned'>","args":{"rip":"<!--<script>"}},
 {"ph":"X","pid":1,"tid":3,"ts":10.0,"dur":5.0,"name":"<b>bold</b>","args":{"port":"\u2028\"';</script>"}},
+{"ph":"X","pid":1,"tid":3,"ts":20.0,"dur":5.0,"name":"long","args":{"port":"xéééééééééééééééééééééééééééééééééééééééééé"}},
 {"ph":"X","pid":1,"tid":1e300,"ts":-1e300,"dur":"long","name":7,"args":[]},
 {"ph":"i","pid":1,"tid":99999,"ts":12.0,"name":"#PF"}
 ]

@@ -68,8 +68,10 @@ struct elf32 {
         (f).sections[2].sh_offset = offsetof(struct elf##bits, strings);                                               \
         (f).sections[2].sh_size = sizeof(f).strings;                                                                   \
         memcpy((f).strings, "\0main\0helper\0label", 19);                                                              \
-        (f).symbols[1] = (Elf##bits##_Sym){.st_name = 1, .st_info = STT_FUNC, .st_shndx = 1, .st_value = 0x1000, .st_size = 16};  \
-        (f).symbols[2] = (Elf##bits##_Sym){.st_name = 6, .st_info = STT_FUNC, .st_shndx = 1, .st_value = 0x1020, .st_size = 16};  \
+        (f).symbols[1] =                                                                                               \
+            (Elf##bits##_Sym){.st_name = 1, .st_info = STT_FUNC, .st_shndx = 1, .st_value = 0x1000, .st_size = 16};    \
+        (f).symbols[2] =                                                                                               \
+            (Elf##bits##_Sym){.st_name = 6, .st_info = STT_FUNC, .st_shndx = 1, .st_value = 0x1020, .st_size = 16};    \
         (f).symbols[3] = (Elf##bits##_Sym){.st_name = 13, .st_info = STT_NOTYPE, .st_shndx = 1, .st_value = 0x1000};   \
     } while (0)
 

@@ -32,25 +32,25 @@ static void test_sensitivity(void **state)
     assert_int_equal(OF(CODE_32, "\x0f\x03\xc0"), INSN_SILENT);
     assert_int_equal(OF(CODE_32, "\x0f\x00\xe0"), INSN_SILENT);
     assert_int_equal(OF(CODE_32, "\x0f\x00\xe8"), INSN_SILENT);
-    assert_int_equal(OF(CODE_32, "\x1f"), INSN_SILENT);                         /* pop ds */
-    assert_int_equal(OF(CODE_32, "\x0e"), INSN_SILENT);                         /* push cs */
-    assert_int_equal(OF(CODE_32, "\x9a\0\0\0\0\x08\0"), INSN_SILENT);           /* call 8:0 */
-    assert_int_equal(OF(CODE_32, "\xff\x28"), INSN_SILENT);                     /* jmp far [eax] */
-    assert_int_equal(OF(CODE_32, "\xcb"), INSN_SILENT);                         /* retf */
+    assert_int_equal(OF(CODE_32, "\x1f"), INSN_SILENT);               /* pop ds */
+    assert_int_equal(OF(CODE_32, "\x0e"), INSN_SILENT);               /* push cs */
+    assert_int_equal(OF(CODE_32, "\x9a\0\0\0\0\x08\0"), INSN_SILENT); /* call 8:0 */
+    assert_int_equal(OF(CODE_32, "\xff\x28"), INSN_SILENT);           /* jmp far [eax] */
+    assert_int_equal(OF(CODE_32, "\xcb"), INSN_SILENT);               /* retf */
     assert_int_equal(OF(CODE_32, "\x0f\x00\xc8"), INSN_SILENT);
-    assert_int_equal(OF(CODE_32, "\x8c\xc8"), INSN_SILENT);                     /* mov eax, cs */
+    assert_int_equal(OF(CODE_32, "\x8c\xc8"), INSN_SILENT); /* mov eax, cs */
     assert_int_equal(OF(CODE_32, "\xcd\x80"), INSN_GATE);
     assert_int_equal(OF(CODE_64, "\x0f\x05"), INSN_GATE);
     assert_int_equal(OF(CODE_32, "\xfa"), INSN_PRIVILEGED);
     assert_int_equal(OF(CODE_32, "\xcf"), INSN_PRIVILEGED);
     assert_int_equal(OF(CODE_32, "\xee"), INSN_PRIVILEGED);
-    assert_int_equal(OF(CODE_32, "\x0f\x22\xd8"), INSN_PRIVILEGED);             /* mov cr3, eax */
-    assert_int_equal(OF(CODE_32, "\x0f\x21\xc0"), INSN_PRIVILEGED);             /* mov eax, dr0 */
-    assert_int_equal(OF(CODE_64, "\x48\x0f\x07"), INSN_PRIVILEGED);             /* sysret */
+    assert_int_equal(OF(CODE_32, "\x0f\x22\xd8"), INSN_PRIVILEGED); /* mov cr3, eax */
+    assert_int_equal(OF(CODE_32, "\x0f\x21\xc0"), INSN_PRIVILEGED); /* mov eax, dr0 */
+    assert_int_equal(OF(CODE_64, "\x48\x0f\x07"), INSN_PRIVILEGED); /* sysret */
     assert_int_equal(OF(CODE_32, "\x89\xc8"), INSN_INNOCENT);
     assert_int_equal(OF(CODE_32, "\x50"), INSN_INNOCENT);
     assert_int_equal(OF(CODE_32, "\xc3"), INSN_INNOCENT);
-    assert_int_equal(OF(CODE_32, "\xff\x20"), INSN_INNOCENT);                   /* jmp [eax] */
+    assert_int_equal(OF(CODE_32, "\xff\x20"), INSN_INNOCENT); /* jmp [eax] */
     assert_int_equal(OF(CODE_32, "\xe8\0\0\0\0"), INSN_INNOCENT);
 }
 
@@ -67,7 +67,11 @@ static void note(struct record *r, const char *format, uint64_t value)
 
 static void on_begin(void *opaque, struct vcpu *v, const struct insn *in)
 {
-    note(opaque, in->row == ROW_CLI ? "cli@%lx " : in->row == ROW_INT ? "int@%lx " : in->row == ROW_PUSHFD ? "pushf@%lx " : "%lx ",
+    note(opaque,
+         in->row == ROW_CLI      ? "cli@%lx "
+         : in->row == ROW_INT    ? "int@%lx "
+         : in->row == ROW_PUSHFD ? "pushf@%lx "
+                                 : "%lx ",
          v->rip & 0xff);
 }
 
@@ -104,8 +108,11 @@ static void story(struct system *s, const char *engine_name, bool closely)
     bench_protected(b, 0);
     struct record record = {.story = ""};
     struct observer observer = {.exit = hear_exit,
-                                .watch = {.begin = closely ? on_begin : NULL, .end = on_end, .delivered = on_delivered,
-                                          .mode = on_mode, .opaque = &record}};
+                                .watch = {.begin = closely ? on_begin : NULL,
+                                          .end = on_end,
+                                          .delivered = on_delivered,
+                                          .mode = on_mode,
+                                          .opaque = &record}};
     struct door door = {.memory = b->memory, .observer = &observer, .stats = {.timed = true, .hot = hot_create()}};
     door_open(&door, v);
     struct error err;
