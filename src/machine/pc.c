@@ -114,6 +114,7 @@ struct pc {
     struct piix4_pm *pm;
     bool a20_kbc, a20_port92;
     unsigned cpu_count;
+    uint32_t cpu_signature, cpu_features; /* CPUID 1 after a reset; asked for once, since it takes the lock */
     struct pc_cpu cpus[];
 };
 
@@ -541,6 +542,8 @@ struct pc *pc_create(const struct pc_config *config, struct error *err)
         return NULL;
     }
     pc_reset(pc);
+    pc->cpu_signature = cpuid_query(pc->cpus[0].vcpu, 1, 0).eax;
+    pc->cpu_features = cpuid_query(pc->cpus[0].vcpu, 1, 0).edx;
     return pc;
 }
 
@@ -690,8 +693,8 @@ void pc_describe_acpi(const struct pc *pc, struct acpi_description *description)
     *description = (struct acpi_description){
         .cpu_count = pc->cpu_count,
         .local_apic_gpa = LAPIC_DEFAULT_BASE,
-        .cpu_signature = cpuid_query(pc->cpus[0].vcpu, 1, 0).eax,
-        .cpu_features = cpuid_query(pc->cpus[0].vcpu, 1, 0).edx,
+        .cpu_signature = pc->cpu_signature,
+        .cpu_features = pc->cpu_features,
         .io_apic_id = (uint8_t)pc->cpu_count,
         .io_apic_gpa = IOAPIC_BASE,
         .has_pic = true,
