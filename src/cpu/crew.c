@@ -6,6 +6,7 @@
 #include "cpu/crew.h"
 
 #include <pthread.h>
+#include <sched.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -17,6 +18,7 @@
 #define REQUESTS 64u
 #define SPINS 4000u /* looks before a waiting thread sleeps: some 20 us, more than what is waited for mostly takes */
 #define LINE_SHIFT 6
+#define PAUSES 32u   /* before the host's processor is offered to another thread */
 
 struct member {
     struct vcpu *v;
@@ -26,6 +28,7 @@ struct member {
     pthread_cond_t changed;
     uint64_t asked;        /* requests ever made */
     unsigned waiting;      /* threads on `changed` */
+    unsigned pauses;       /* the member's own: executed, modulo */
     unsigned count;        /* REQUESTS + 1: too many for the list */
     uint64_t frames[REQUESTS];
 };
@@ -244,6 +247,13 @@ static void stop_writers(struct vcpu *v, uint64_t frame, uint8_t writers)
             wait_settled(&crew->members[i], request[i]);
     if (inside)
         crew_enter(v);
+}
+
+void crew_relax(struct vcpu *v)
+{
+    __builtin_ia32_pause();
+    if (v->crew != NULL && ++member_of(v)->pauses % PAUSES == 0)
+        sched_yield();
 }
 
 /* ---- watching ---- */

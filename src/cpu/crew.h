@@ -66,6 +66,9 @@ void crew_cover(struct vcpu *v, uint64_t gpfn, unsigned off, unsigned size);
 /* Bytes of a watched page have been written, all in one page, by `writer`, on its thread; NULL: by a device. */
 void crew_written(struct crew *crew, struct vcpu *writer, gpa_t gpa, unsigned size);
 
+/* PAUSE: the guest waits for another processor, which may be waiting for this host processor. */
+void crew_relax(struct vcpu *v);
+
 void crew_note_writer(struct vcpu *v, const uint8_t *flags);
 
 /* Whether a plain way to write to the page with these flags may be entered or used; to be asked just before. */

@@ -4,6 +4,7 @@
  * engine fills in->target in after it has looked the target up once (vcpu.link). Every taken branch asks
  * must_leave(): that is where interrupts, the clock and the end of a time slice are noticed.
  */
+#include "cpu/crew.h"
 #include "cpu/fast.h"
 #include "cpu/ops.h"
 #include "cpu/watch.h"
@@ -316,8 +317,7 @@ insn_fn *pick_fence(const struct pick *p)
 
 static const struct insn *pause(struct vcpu *v, const struct insn *in)
 {
-    (void)v;
-    __builtin_ia32_pause();
+    crew_relax(v);
     NEXT(v, in);
 }
 

@@ -76,6 +76,7 @@ struct vm {
     struct crew *crew;   /* NULL: one vCPU */
     bool by_turns;       /* clock "instructions": the first one's thread runs all */
     unsigned turn;       /* ... whose turn it is */
+    uint64_t turn_until; /* ... until it has executed so many instructions, or is halted */
 
     pthread_mutex_t lock;
     struct timer_queue queue;
@@ -717,14 +718,18 @@ static void lend_lock(struct vm *vm, uint64_t *held_since_ns)
     *held_since_ns = clock_monotonic_ns();
 }
 
-/* Makes it the next one's turn; NULL: all are halted. */
-static struct vm_cpu *next_turn(struct vm *vm)
+/* Whose turn it is; NULL: all are halted. It does not end when the engine returns early, which engines do at different places. */
+static struct vm_cpu *take_turn(struct vm *vm)
 {
+    const struct vcpu *v = vm->vcpus[vm->turn];
+    if (vcpu_runnable(v) && v->instructions < vm->turn_until)
+        return &vm->cpus[vm->turn];
     for (unsigned n = 1; n <= vm->cpu_count; n++) {
         unsigned i = (vm->turn + n) % vm->cpu_count;
         if (!vcpu_runnable(vm->vcpus[i]))
             continue;
         vm->turn = i;
+        vm->turn_until = vm->vcpus[i]->instructions + (vm->cpu_count == 1 ? SLICE_INSTRUCTIONS : TURN_INSTRUCTIONS);
         return &vm->cpus[i];
     }
     return NULL;
@@ -759,15 +764,15 @@ static void skip_halted(struct vm *vm)
     vm->cpus[0].halted_since_ns = 0;
 }
 
-/* How many instructions until the next timer is due, or it is somebody else's turn. */
-static uint64_t turn_length(const struct vm *vm)
+/* The count of the vCPU whose turn it is at which the next timer is due, or the turn ends. */
+static uint64_t run_until(const struct vm *vm)
 {
     uint64_t next = timer_queue_next(&vm->queue), now = timer_now_ns(&vm->queue);
-    uint64_t instructions = vm->cpu_count == 1 ? SLICE_INSTRUCTIONS : TURN_INSTRUCTIONS;
     if (next == TIMER_NEVER)
-        return instructions;
+        return vm->turn_until;
     uint64_t left = next > now ? (next - now + INSTRUCTION_NS - 1) / INSTRUCTION_NS : 1;
-    return left < instructions ? left : instructions;
+    uint64_t due = vm->vcpus[vm->turn]->instructions + left;
+    return due < vm->turn_until ? due : vm->turn_until;
 }
 
 static void lower_all(struct vm *vm, uint32_t pending)
@@ -792,14 +797,14 @@ static void *turns_thread(void *opaque)
         lower_all(vm, PENDING_STOP); /* the target follows from what the timers say now */
         if (vm->ended || vm->reset_requested)
             continue;
-        struct vm_cpu *cpu = next_turn(vm);
+        struct vm_cpu *cpu = take_turn(vm);
         if (cpu == NULL) {
             skip_halted(vm);
             continue;
         }
         check_set_context(postmortem_context, cpu->vcpu);
         vm->entered_ns = exact_now_ns(vm);
-        run_engine(cpu, cpu->vcpu->instructions + turn_length(vm));
+        run_engine(cpu, run_until(vm));
     }
     pthread_mutex_unlock(&vm->lock);
     check_set_context(NULL, NULL);

@@ -234,8 +234,8 @@ static bool may_copy(const struct lower *l)
             if (l->in.op_kind[i] == OPERAND_SEG || l->in.op_kind[i] == OPERAND_CR || l->in.op_kind[i] == OPERAND_DR)
                 return false;
         return true;
-    case ROW_PAUSE: /* in the interpreter it goes through the door */
-        return l->t->verify == NULL;
+    case ROW_PAUSE: /* see crew_relax() */
+        return l->t->verify == NULL && l->v->crew == NULL;
     case ROW_CLD: /* DF is not in the host's flags */
     case ROW_STD:
     case ROW_LEAVE:
