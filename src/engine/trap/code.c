@@ -223,7 +223,7 @@ static void patch_set(struct search *s, unsigned off)
 /* An instruction that is known and covers the byte at `off` without beginning there: it would be torn by a patch. */
 static void patch_around(struct search *s, unsigned off)
 {
-    for (unsigned back = 1; back < INSN_MAX_BYTES && back <= off; back++)
+    for (unsigned back = 1; back < INSN_MAX_BYTES && back <= off && bit_get(s->code->covered, off - back); back++)
         if (bit_get(s->code->begins, off - back))
             patch_set(s, off - back);
 }
@@ -269,7 +269,7 @@ static void follow_from(struct search *s, unsigned off)
     while (off < PAGE_SIZE && !bit_get(s->code->begins, off)) {
         struct insn in;
         if (!decode_at(s, (int)off, &in)) { /* whatever it is, the interpreter says */
-            known_set(s, off, INSN_MAX_BYTES);
+            known_set(s, off, 1);
             patch_set(s, off);
             patch_around(s, off);
             return;
@@ -277,6 +277,7 @@ static void follow_from(struct search *s, unsigned off)
         bool torn = s->code->split && off + in.len > PAGE_SIZE; /* the rest is in another copy, which does not show it */
         bool inside = bit_get(s->code->covered, off);
         known_set(s, off, in.len);
+        torn |= in.len > 1 && bits_any(s->code->patched, off + 1, in.len - 1u); /* by one that begins within it */
         if (torn || kind_of(&in, s->vectors) == KIND_SENSITIVE) {
             patch_set(s, off);
             if (inside)

@@ -120,8 +120,8 @@ static void run_otherwise(struct trap *t)
     struct vcpu *v = t->v;
     vector_fetch(t);
     t->count.otherwise++;
-    if (t->fallback == &engine_translate) {
-        v->direct_user = true;
+    if (t->fallback == &engine_translate && !(v->cpl == 3 && vcpu_protected(v))) {
+        v->direct_user = true; /* it comes back when user code is next */
         jmp_buf *unwind = v->unwind;
         t->fallback->run(v, UINT64_MAX);
         v->unwind = unwind;
