@@ -86,7 +86,7 @@ void trap(struct frame *f)
     else
         exception(f);
     if (frame_is_user(f)) {
-        if (schedule_wanted)
+        if (schedule_wanted && !current->killed)
             schedule();
         if (current->killed)
             process_exit(STATUS_KILLED);

@@ -47,7 +47,7 @@ verdict()
     else
         echo "not ok $n - $name: $1"
         echo "# status $status"
-        sed 's/^/# /' "$out/errors" "$out/text" "$out/difference" 2>/dev/null | head -n 80
+        sed 's/^/# /' "$out/errors" "$out/difference" "$out/text" 2>/dev/null | head -n 80
     fi
     : >"$out/difference"
 }
@@ -180,8 +180,8 @@ done
 \$ spinner &
 [61]
 \$ kill 61
-\$ sleep 50
 [61] ended with status 128
+\$ sleep 50
 \$ exit 3
 END
 }

@@ -85,6 +85,13 @@ static int run(const char *command, bool in_background)
     return status;
 }
 
+static int kill_command(int pid)
+{
+    int result = kill(pid);
+    yield(); /* it ends when it comes to run: so that the next prompt can say so */
+    return result != 0;
+}
+
 /* Whether `line` begins with the word; *rest is what follows. */
 static bool word_is(const char *line, const char *word, const char **rest)
 {
@@ -124,7 +131,7 @@ static int command_run(char *line, int last)
     if (word_is(line, "sleep", &rest))
         return sleep(number_parse(rest, 1000)), 0;
     if (word_is(line, "kill", &rest))
-        return kill((int)number_parse(rest, 0)) != 0;
+        return kill_command((int)number_parse(rest, 0));
     if (word_is(line, "exit", &rest))
         exit((int)number_parse(rest, (unsigned)last));
     if (word_is(line, "poweroff", &rest))
