@@ -218,7 +218,8 @@ static bool run_create(struct run *run, struct error *err)
         if (o->stat_file != NULL && run->stat_file == NULL)
             return error_set(err, "--stat: %s: %s", o->stat_file, strerror(errno));
     }
-    if ((o->stat != STAT_NONE || o->trace != NULL) && !run_create_counters(run, err))
+    bool watched = strcmp(o->monitor, "none") != 0; /* ring3 top may come */
+    if ((o->stat != STAT_NONE || o->trace != NULL || watched) && !run_create_counters(run, err))
         return false;
     if (o->trace != NULL) {
         enum trace_clock clock = o->clock == CLOCK_INSTRUCTIONS ? TRACE_CLOCK_GUEST : TRACE_CLOCK_HOST;

@@ -170,7 +170,7 @@ static void show_vectors(const struct top *t, FILE *out)
     }
 }
 
-/* Where the guest was found, since the start: only with `ring3 run --stat`, which asks it each millisecond. */
+/* Where the guest was found, since the start: it is asked a hundred times a second (machine/vm.c). */
 static void show_places(const struct top *t, FILE *out)
 {
     const json_t *places = at(t->now, NULL, "top_samples", NULL);

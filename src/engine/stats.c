@@ -121,7 +121,7 @@ static uint64_t door_ns(const struct stats *stats)
 
 static void print_time(const struct stats *stats, FILE *out)
 {
-    uint64_t awake_ns = stats->wall_ns - stats->halted_ns, samples = 0;
+    uint64_t awake_ns = busy_ns(stats), samples = 0;
     fprintf(out, "\ntime\n");
     for (unsigned mode = 0; stats->hot != NULL && mode < EXIT_MODE_COUNT; mode++)
         samples += stats->hot->samples[mode];

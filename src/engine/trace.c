@@ -199,7 +199,8 @@ uint64_t trace_now_ns(const struct trace *trace, const struct vcpu *v)
     return clock_monotonic_ns() - trace->start_ns;
 }
 
-static struct lane *trace_lane(struct trace *trace, unsigned vcpu)
+/* The lane of a processor. The first one runs from the beginning; the others wait to be started, of which nobody hears. */
+static struct lane *trace_lane(struct trace *trace, unsigned vcpu, uint64_t now_ns)
 {
     if (vcpu >= trace->lane_count) {
         trace->lanes = realloc(trace->lanes, (vcpu + 1) * sizeof *trace->lanes);
@@ -218,6 +219,7 @@ static struct lane *trace_lane(struct trace *trace, unsigned vcpu)
                          vcpu * TRACK_COUNT + track);
         }
         lane->named = true;
+        lane->end_ns = vcpu == 0 ? 0 : now_ns;
     }
     return lane;
 }
@@ -290,7 +292,7 @@ void trace_exit(struct trace *trace, const struct vcpu *v, const struct exit *ex
 {
     pthread_mutex_lock(&trace->mutex);
     if (trace_is_open(trace, v->index, begin_ns)) {
-        struct lane *lane = trace_lane(trace, v->index);
+        struct lane *lane = trace_lane(trace, v->index, begin_ns);
         enum track track = mode_track(exit->mode);
         if (lane->halted)
             append_guest(trace, v->index, lane, TRACK_MONITOR, "halted", begin_ns);
@@ -319,7 +321,7 @@ void trace_mode(struct trace *trace, const struct vcpu *v, bool was_user)
     uint64_t now_ns = trace_now_ns(trace, v);
     pthread_mutex_lock(&trace->mutex);
     if (trace_is_open(trace, v->index, now_ns)) {
-        struct lane *lane = trace_lane(trace, v->index);
+        struct lane *lane = trace_lane(trace, v->index, now_ns);
         append_guest(trace, v->index, lane, was_user ? TRACK_USER : TRACK_KERNEL,
                      exit_mode_name(was_user ? EXIT_MODE_USER : EXIT_MODE_KERNEL), now_ns);
         if (now_ns > lane->end_ns)
