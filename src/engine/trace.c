@@ -31,6 +31,7 @@ enum track { TRACK_USER, TRACK_KERNEL, TRACK_MONITOR, TRACK_COUNT };
 /* Where a vCPU's line of time has got to. */
 struct lane {
     bool named, halted;
+    bool entering; /* an event of user code is being delivered: what follows is the monitor's, until the mode changes */
     uint64_t end_ns; /* of the last exit */
 };
 
@@ -312,6 +313,7 @@ void trace_exit(struct trace *trace, const struct vcpu *v, const struct exit *ex
         }
         lane->end_ns = end_ns;
         lane->halted = exit->reason == EXIT_HLT || exit->reason == EXIT_MWAIT;
+        lane->entering = exit_fields[exit->reason].instant && track == TRACK_USER;
     }
     pthread_mutex_unlock(&trace->mutex);
 }
@@ -322,8 +324,11 @@ void trace_mode(struct trace *trace, const struct vcpu *v, bool was_user)
     pthread_mutex_lock(&trace->mutex);
     if (trace_is_open(trace, v->index, now_ns)) {
         struct lane *lane = trace_lane(trace, v->index, now_ns);
-        append_guest(trace, v->index, lane, was_user ? TRACK_USER : TRACK_KERNEL,
-                     exit_mode_name(was_user ? EXIT_MODE_USER : EXIT_MODE_KERNEL), now_ns);
+        bool entering = was_user && lane->entering;
+        enum track track = entering ? TRACK_MONITOR : was_user ? TRACK_USER : TRACK_KERNEL;
+        const char *name = entering ? "deliver" : exit_mode_name(was_user ? EXIT_MODE_USER : EXIT_MODE_KERNEL);
+        append_guest(trace, v->index, lane, track, name, now_ns);
+        lane->entering = false;
         if (now_ns > lane->end_ns)
             lane->end_ns = now_ns;
     }

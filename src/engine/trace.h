@@ -3,7 +3,8 @@
  * One process "ring3"; three tracks a vCPU:
  *   guest user     slices in which code at CPL 3 (or virtual-8086) ran
  *   guest kernel   slices in which code at CPL 0-2 or in real mode ran
- *   monitor        a slice for each exit, with rip, port or address, value; "halted" while the vCPU waits
+ *   monitor        a slice for each exit, with rip, port or address, value; "deliver" until user code that an event has
+ *                  interrupted is in the kernel; "halted" while the vCPU waits
  * Exceptions and interrupts are instants on the track of the code that they interrupted.
  *
  * A track's slices do not overlap, and an instant lies at the end of the slice of the code that it interrupted.

@@ -62,9 +62,12 @@ for engine in translate interpret trap; do
 done
 "$ring3" run --kernel "$kernel" --append run=forktest --engine translate --trace run.json > out 2>&1 < /dev/null ||
     fail "the run: $(tail -3 out)"
-"$ring3" run --kernel "$kernel" --append run=loop --engine interpret --trace killed.json > out 2>&1 < /dev/null &
-sleep 1.5
-kill -9 $!
+"$ring3" run --kernel "$kernel" --append run=spinner --engine interpret --trace killed.json > out 2>&1 < /dev/null &
+for _ in $(seq 100); do # it is written once a second
+    sleep 0.2
+    grep -q '"name":"interrupt' killed.json 2> /dev/null && break
+done
+kill -9 $! || fail "the run to be killed has ended: $(tail -2 out)"
 wait 2> /dev/null
 timeline killed.json
 [ "$(tail -n 1 killed.json)" = ']' ] || fail 'the timeline of a run that was killed is not complete JSON'

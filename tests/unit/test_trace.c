@@ -138,6 +138,7 @@ static void test_modes(void **state)
     now = 7000;
     struct exit fault = {.reason = EXIT_EXCEPTION, .mode = EXIT_MODE_USER, .vector = VECTOR_PF};
     trace_exit(trace, v, &fault, NULL, 7000, 7000);
+    now = 7250;
     trace_mode(trace, v, true);
     now = 8000;
     trace_mode(trace, v, false);
@@ -147,7 +148,7 @@ static void test_modes(void **state)
         const char *name;
         unsigned nth, track;
         double ts, dur;
-    } slices[] = {{"user", 0, 1, 0, 1}, {"kernel", 0, 2, 1, 2}, {"user", 1, 1, 3, 4}, {"kernel", 1, 2, 7, 1}};
+    } slices[] = {{"user", 0, 1, 0, 1}, {"kernel", 0, 2, 1, 2}, {"user", 1, 1, 3, 4}, {"deliver", 0, 3, 7, 0.25}, {"kernel", 1, 2, 7.25, 0.75}};
     for (unsigned i = 0; i < ARRAY_LEN(slices); i++) {
         json_t *event = find(root, "X", slices[i].name, slices[i].nth);
         assert_non_null(event);
