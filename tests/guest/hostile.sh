@@ -1,7 +1,9 @@
 #!/bin/sh
 # Guests that execute junk: hostile.sh RING3 ENGINE hostile.elf [seeds]. Whatever the guest does, ring3 must end with a status
-# that it documents, and not by a signal. Prints TAP. A seed repeats: the clock is the instruction count.
+# that it documents, and not by a signal. Prints TAP. A seed repeats where the clock can be the instruction count.
 ring3=$1 engine=$2 program=$3 seeds=${4:-12}
+clock=instructions
+[ "$engine" = trap ] && clock=host
 text=$(mktemp) || exit 99
 trap 'rm -f "$text"' EXIT
 n=0
@@ -11,7 +13,7 @@ while [ "$n" -lt "$seeds" ]; do
     [ $((n % 3)) = 0 ] && wild=50
     line="seed=$n rounds=1000 wild=$wild"
     timeout -k 5 60 "$ring3" run --engine "$engine" -m 64 --kernel "$program" --append "$line" --serial null \
-        --debugcon null --timeout 3 --clock instructions --no-reboot </dev/null >"$text" 2>&1
+        --debugcon null --timeout 3 --clock $clock --no-reboot </dev/null >"$text" 2>&1
     status=$?
     case $status in
     0 | 4 | 6 | 8) verdict=ok ;;

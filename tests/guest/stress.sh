@@ -25,7 +25,7 @@ for ((seed = first; seed < first + seeds; seed++)); do
     for program in stress64 stress32 escape; do
         n=$((n + 1))
         clock=instructions
-        [ "$engine" = interpret ] && clock=host
+        { [ "$engine" = interpret ] || [ "$engine" = trap ]; } && clock=host
         line="seed=$seed steps=$steps"
         once interpret instructions $program "$line" "$out/judge"
         once "$engine" $clock $program "$line" "$out/tried"

@@ -177,6 +177,8 @@ static enum kind kind_of(const struct insn *in, enum vectors vectors)
 {
     if (in->row >= ROW_COUNT)
         return KIND_SENSITIVE; /* #UD for this guest; perhaps not for the host */
+    if (in->seg == SEG_CS && in->mode != CODE_64)
+        return KIND_SENSITIVE; /* data through CS: it begins elsewhere on the host */
     switch (insn_rows[in->row].how) {
     case HOW_FAST: return kind_of_fast(in);
     case HOW_SLOW: return kind_of_slow(in, vectors);

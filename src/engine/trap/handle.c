@@ -35,6 +35,7 @@
 #define FLAGS_NATIVE (FLAGS_STATUS | FLAG_DF)
 #define SEGV_BY_KERNEL 0x80 /* SI_KERNEL: not a page fault */
 #define LOST_MAX 3u
+#define BASE_END 0x7ffffffff000ull /* the host takes no bases beyond it */
 
 /* ---- what can run directly ---- */
 
@@ -57,8 +58,8 @@ bool direct_possible(const struct trap *t)
     const struct vcpu *v = t->v;
     if (v->tlb == &v->tlbs[TLB_NONE] || !vcpu_protected(v) || (v->cpl != 3 && !t->direct_kernel))
         return false;
-    if (v->code_mode == CODE_64)
-        return v->cpl == 3; /* the kernel's half of the addresses is the host's kernel's own */
+    if (v->code_mode == CODE_64) /* the kernel's half of the addresses is the host's kernel's own */
+        return v->cpl == 3 && v->seg[SEG_FS].base < BASE_END && v->seg[SEG_GS].base < BASE_END;
     const struct segment *ss = &v->seg[SEG_SS];
     return v->code_mode != CODE_16 && code_is_flat(&v->seg[SEG_CS]) && data_is_plain(ss) && ss->base == 0 &&
            (ss->attr & SEG_ATTR_DB);
