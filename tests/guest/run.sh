@@ -9,6 +9,7 @@ trap 'rm -rf "$work"' EXIT
 "$ring3" run --engine "$engine" -m 64 --kernel "$program" --serial null --debugcon stdio --timeout 60 "$@" \
     </dev/null >"$work/tap" 2>"$work/errors"
 status=$?
+sed -i '/^ring3: engine kvm: /d' "$work/errors" # what it says where it emulates
 cat "$work/tap"
 sed 's/^/# /' "$work/errors"
 if ! grep -q '^1\.\.' "$work/tap" || [ -s "$work/errors" ] || { [ "$status" != 1 ] && [ "$status" != 3 ]; }; then

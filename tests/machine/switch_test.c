@@ -2,7 +2,7 @@
  *
  *     switch_test --kernel FILE [--initrd FILE] [--append TEXT] [--memory MIB] [--clock instructions] [--timeout SECONDS]
  *                 [--engines A,B,...] [--every-us N] [--seed N] [--until TEXT] [--type TEXT] [--serial] [--cpu MODEL]
- *                 [--cpus N]
+ *                 [--cpus N] [--any-back-end]
  *
  * The guest's debug console (with --serial: its serial port) goes to standard output, where a script compares it with
  * what a run on one engine prints. Without --engines all that are usable here take turns; the next one is chosen at
@@ -42,7 +42,7 @@ struct mover {
     uint64_t every_ns, random;
     uint64_t changes, pauses, refusals;
     uint64_t change_ns, pause_ns, longest_ns; /* host time that they took; the longest change */
-    bool failed;
+    bool failed, any_back_end;
     /* the serial line's script */
     const char *until, *type;
     size_t matched, typed;
@@ -156,6 +156,10 @@ static bool parse(struct arguments *a, struct mover *m, int argc, char **argv)
 {
     for (int i = 1; i < argc; i++) {
         const char *name = argv[i], *value = i + 1 < argc ? argv[i + 1] : NULL;
+        if (strcmp(name, "--any-back-end") == 0) {
+            m->any_back_end = true;
+            continue;
+        }
         if (strcmp(name, "--serial") == 0) {
             a->serial = true;
             continue;
@@ -196,14 +200,14 @@ static bool parse(struct arguments *a, struct mover *m, int argc, char **argv)
 }
 
 /* All engines, or those that were named, as far as they work here, suit the machine, and are worth it: a /dev/kvm that
- * emulates knows too little of a processor to be compared with. */
+ * emulates knows too little of a processor to be compared with, but for guests that want little (--any-back-end). */
 static void choose_engines(struct mover *m, const struct machine_config *config, const char *named)
 {
     unsigned needs = (config->clock == CLOCK_INSTRUCTIONS ? ENGINE_COUNTS : 0) | (config->cpus > 1 ? ENGINE_SEVERAL : 0);
     for (unsigned i = 0; i < engine_count && m->count < ENGINES_MAX; i++) {
         struct error why_not;
         const char *name = engines[i]->name, *at = named != NULL ? strstr(named, name) : "";
-        bool worth_it = engines[i]->preferred == NULL || engines[i]->preferred(&why_not);
+        bool worth_it = m->any_back_end || engines[i]->preferred == NULL || engines[i]->preferred(&why_not);
         if (at != NULL && worth_it && engine_find(name, needs, &why_not) != NULL)
             m->names[m->count++] = name;
     }

@@ -1,14 +1,15 @@
 /* What the host has: the device, the processor on offer, and whether it runs guests at its own speed.
  *
  * An offer. Features of instructions and modes must be offered by the kernel (KVM_GET_SUPPORTED_CPUID); what ring3 does
- * itself for a guest (the local APIC and its timer, MTRRs and machine-check registers, kvm-clock and PV EOI, the cache and
- * topology leaves) is always there. How the processor speculates is as the kernel says.
+ * itself for a guest (the local APIC and its timer, MTRRs and machine-check registers, kvm-clock and PV EOI, the cache
+ * and topology leaves) is always there. How the processor speculates is as the kernel says.
  *
- * The self-test. Some hosts have a /dev/kvm that does not execute guests but interprets them, a thousand times slower; an
- * engine chosen by itself must not be that. A loop of a few thousand instructions, which read and write memory, is run in real
- * mode and then, after a change of CR0, in protected mode; the best of a few runs counts, in processor time of this thread,
- * so that a busy host does not matter. Processors take below one nanosecond for each instruction, and some microseconds
- * for the first faults of a new virtual machine; emulators take above a thousand. SELFTEST_LIMIT_NS lies between.
+ * The self-test. Some hosts have a /dev/kvm that does not execute guests but interprets them, a thousand times slower;
+ * an engine chosen by itself must not be that. A loop of a few thousand instructions, which read and write memory, is
+ * run in real mode and then, after a change of CR0, in protected mode; the best of a few runs counts, in processor time
+ * of this thread, so that a busy host does not matter. Processors take below one nanosecond for each instruction, and
+ * some microseconds for the first faults of a new virtual machine; emulators take above a thousand. SELFTEST_LIMIT_NS
+ * lies between.
  *
  * Source: Documentation/virt/kvm/api.rst; cpuid.rst. */
 #include <errno.h>
@@ -194,11 +195,15 @@ static unsigned subleaves(uint32_t function)
 {
     switch (function) {
     case 4:
-    case 0x8000001d: return 5;
-    case 7: return 2;
+    case 0x8000001d:
+        return 5;
+    case 7:
+        return 2;
     case 0xb:
-    case 0xd: return 3;
-    default: return 0;
+    case 0xd:
+        return 3;
+    default:
+        return 0;
     }
 }
 
@@ -240,16 +245,43 @@ struct kvm_cpuid2 *kvm_cpuid_table(const struct vcpu *v)
 
 /* add [bx], ax; add ax, [bx+8]; dec cx; jnz - in real mode; then CR0.PE and the same with 32-bit operands; hlt. */
 static const uint8_t selftest_code[] = {
-    0x01, 0x07, 0x03, 0x47, 0x08, 0x49, 0x75, 0xf8,                   /* 16-bit loop */
-    0x0f, 0x20, 0xc0, 0x0c, 0x01, 0x0f, 0x22, 0xc0,                   /* CR0.PE = 1 */
-    0xb9, SELFTEST_LOOPS & 0xff, SELFTEST_LOOPS >> 8,                 /* mov cx, loops */
-    0x66, 0x01, 0x07, 0x66, 0x03, 0x47, 0x08, 0x49, 0x75, 0xf6, 0xf4, /* once more, hlt */
+    0x01,
+    0x07,
+    0x03,
+    0x47,
+    0x08,
+    0x49,
+    0x75,
+    0xf8, /* 16-bit loop */
+    0x0f,
+    0x20,
+    0xc0,
+    0x0c,
+    0x01,
+    0x0f,
+    0x22,
+    0xc0, /* CR0.PE = 1 */
+    0xb9,
+    SELFTEST_LOOPS & 0xff,
+    SELFTEST_LOOPS >> 8, /* mov cx, loops */
+    0x66,
+    0x01,
+    0x07,
+    0x66,
+    0x03,
+    0x47,
+    0x08,
+    0x49,
+    0x75,
+    0xf6,
+    0xf4, /* once more, hlt */
 };
 
 static bool selftest_start(int cpu)
 {
     struct kvm_sregs sregs;
-    struct kvm_regs regs = {.rip = SELFTEST_CODE, .rflags = FLAG_FIXED, .rbx = 0x2000, .rcx = SELFTEST_LOOPS, .rsp = 0x8000};
+    struct kvm_regs regs = {
+        .rip = SELFTEST_CODE, .rflags = FLAG_FIXED, .rbx = 0x2000, .rcx = SELFTEST_LOOPS, .rsp = 0x8000};
     if (ioctl(cpu, KVM_GET_SREGS, &sregs) != 0)
         return false;
     sregs.cr0 &= ~CR0_PE;
@@ -281,7 +313,8 @@ static uint64_t selftest_run(int cpu, const struct kvm_run *run)
         if (result != 0 || run->exit_reason != KVM_EXIT_HLT)
             return 0;
         best = best == 0 || took < best ? took + 1 : best;
-        if (best < (uint64_t)SELFTEST_LIMIT_NS * SELFTEST_INSTRUCTIONS || best > (uint64_t)SELFTEST_HOPELESS_NS * SELFTEST_INSTRUCTIONS)
+        if (best < (uint64_t)SELFTEST_LIMIT_NS * SELFTEST_INSTRUCTIONS ||
+            best > (uint64_t)SELFTEST_HOPELESS_NS * SELFTEST_INSTRUCTIONS)
             break;
     }
     return best;
@@ -292,10 +325,10 @@ static uint64_t selftest(int device, uint8_t *memory)
     uint64_t took = 0;
     int size = ioctl(device, KVM_GET_VCPU_MMAP_SIZE, 0), vm = ioctl(device, KVM_CREATE_VM, 0);
     struct kvm_userspace_memory_region region = {.memory_size = SELFTEST_MEMORY, .userspace_addr = (uintptr_t)memory};
-    int cpu = vm >= 0 && ioctl(vm, KVM_SET_TSS_ADDR, KVM_TSS_GPA) == 0 &&
-                      ioctl(vm, KVM_SET_USER_MEMORY_REGION, &region) == 0
-                  ? ioctl(vm, KVM_CREATE_VCPU, 0)
-                  : -1;
+    int cpu =
+        vm >= 0 && ioctl(vm, KVM_SET_TSS_ADDR, KVM_TSS_GPA) == 0 && ioctl(vm, KVM_SET_USER_MEMORY_REGION, &region) == 0
+            ? ioctl(vm, KVM_CREATE_VCPU, 0)
+            : -1;
     struct kvm_run *run = MAP_FAILED;
     if (cpu >= 0 && size > 0)
         run = mmap(NULL, (size_t)size, PROT_READ | PROT_WRITE, MAP_SHARED, cpu, 0);
@@ -324,7 +357,8 @@ bool kvm_is_fast(struct error *why_not)
     if (took == 0)
         return error_set(why_not, DEVICE " cannot run a small test program");
     if (took >= (uint64_t)SELFTEST_LIMIT_NS * SELFTEST_INSTRUCTIONS)
-        return error_set(why_not, DEVICE " emulates guest code here: %.0f ns an instruction, where processors take less than 1",
+        return error_set(why_not,
+                         DEVICE " emulates guest code here: %.0f ns an instruction, where processors take less than 1",
                          (double)took / SELFTEST_INSTRUCTIONS);
     return true;
 }

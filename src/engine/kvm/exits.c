@@ -1,19 +1,21 @@
 /* Exits of the hardware: what KVM_RUN returned for, carried out through the door.
  *
- * The reasons are the door's own where the hardware shows something that the door knows: ports, device memory, HLT, MSRs. What
- * the hardware does by itself (exceptions, control registers, CPUID, flushes, system calls) is not seen and not counted.
+ * The reasons are the door's own where the hardware shows something that the door knows: ports, device memory, HLT,
+ * MSRs. What the hardware does by itself (exceptions, control registers, CPUID, flushes, system calls) is not seen and
+ * not counted.
  *
- * Completion. When KVM_RUN returns for a port, device memory or an MSR, the instruction is not finished: the kernel finishes
- * it with what was put into kvm_run when KVM_RUN is called again. kvm_complete() makes that happen without running anything
- * else, so that the state can be taken. An access in several pieces exits once more for each; they are handled on the way.
+ * Completion. When KVM_RUN returns for a port, device memory or an MSR, the instruction is not finished: the kernel
+ * finishes it with what was put into kvm_run when KVM_RUN is called again. kvm_complete() makes that happen without
+ * running anything else, so that the state can be taken. An access in several pieces exits once more for each; they are
+ * handled on the way.
  *
- * MSRs. The filter (kvm.c) lets only those pass that the kernel keeps; RDMSR and WRMSR of all others arrive here and mean
- * what cpu/msr.c says. When the kernel refuses a value of one that it keeps, that is #GP.
+ * MSRs. The filter (kvm.c) lets only those pass that the kernel keeps; RDMSR and WRMSR of all others arrive here and
+ * mean what cpu/msr.c says. When the kernel refuses a value of one that it keeps, that is #GP.
  *
- * What the kernel cannot execute (an instruction it should emulate and does not know, a state that the processor does not
- * accept) goes back to the engine's loop, which has the interpreter do it. So does a shutdown: the interpreter finds the
- * three faults that led there, for the post-mortem. AMD's processors do not keep the state of a processor that has
- * shut down, and nothing is known then but the fact. */
+ * What the kernel cannot execute (an instruction it should emulate and does not know, a state that the processor does
+ * not accept) goes back to the engine's loop, which has the interpreter do it. So does a shutdown: the interpreter
+ * finds the three faults that led there, for the post-mortem. AMD's processors do not keep the state of a processor
+ * that has shut down, and nothing is known then but the fact. */
 #include "engine/kvm/internal.h"
 
 #include <errno.h>
@@ -106,7 +108,8 @@ static bool is_held(const struct kvm *k, uint32_t msr)
 /* The TSC, and what is told in its terms: IA32_TSC_ADJUST, the deadline, kvm-clock. */
 static bool is_time(uint32_t msr)
 {
-    return msr == 0x10 || msr == 0x11 || msr == 0x12 || msr == 0x3b || msr == 0x6e0 || msr == 0x4b564d00 || msr == 0x4b564d01;
+    return msr == 0x10 || msr == 0x11 || msr == 0x12 || msr == 0x3b || msr == 0x6e0 || msr == 0x4b564d00 ||
+           msr == 0x4b564d01;
 }
 
 static void msr_exit(struct kvm *k, struct vcpu *v, bool write)
@@ -190,8 +193,8 @@ bool kvm_exit_handle(struct kvm *k, struct vcpu *v)
         log_debug(v->log, "kvm: internal error %u at 0x%llx", run->internal.suberror, (unsigned long long)v->rip);
         return false;
     case KVM_EXIT_FAIL_ENTRY:
-        log_info(v->log, "kvm: the processor does not accept the state at 0x%llx: reason 0x%llx", (unsigned long long)v->rip,
-                 (unsigned long long)run->fail_entry.hardware_entry_failure_reason);
+        log_info(v->log, "kvm: the processor does not accept the state at 0x%llx: reason 0x%llx",
+                 (unsigned long long)v->rip, (unsigned long long)run->fail_entry.hardware_entry_failure_reason);
         return false;
     default:
         log_info(v->log, "kvm: exit %u at 0x%llx", run->exit_reason, (unsigned long long)v->rip);

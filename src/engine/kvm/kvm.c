@@ -1,23 +1,24 @@
 /* The hardware engine's loop.
  *
- * Guest code runs in KVM_RUN until the hardware exits, or SIGURG comes because something is pending (vcpu_raise()). That
- * signal is blocked in this thread but for the time in KVM_RUN (KVM_SET_SIGNAL_MASK), so it is never lost between a look
- * at `pending` and the entry: then it waits, and KVM_RUN returns at once. No handler is needed, and none is installed.
+ * Guest code runs in KVM_RUN until the hardware exits, or SIGURG comes because something is pending (vcpu_raise()).
+ * That signal is blocked in this thread but for the time in KVM_RUN (KVM_SET_SIGNAL_MASK), so it is never lost between
+ * a look at `pending` and the entry: then it waits, and KVM_RUN returns at once. No handler is needed, and none is
+ * installed.
  *
- * Interrupts. The interrupt controllers are the machine's own (decision 018). When one asks and the processor can take it,
- * its vector is fetched and given; when it cannot, the kernel is asked to exit as soon as it can. Everything else that may
- * be pending is rare, and is done with the state here, by the code that all engines share (engine/events.c).
+ * Interrupts. The interrupt controllers are the machine's own (decision 018). When one asks and the processor can take
+ * it, its vector is fetched and given; when it cannot, the kernel is asked to exit as soon as it can. Everything else
+ * that may be pending is rare, and is done with the state here, by the code that all engines share (engine/events.c).
  *
  * What the hardware does not do, the interpreter does, with the state here:
- *   - instructions that the kernel gives up on. It begins with one; each time the kernel gives up again without having got
- *     anywhere, the stretch doubles, so that a back end which cannot execute a whole mode costs little more than the
+ *   - instructions that the kernel gives up on. It begins with one; each time the kernel gives up again without having
+ * got anywhere, the stretch doubles, so that a back end which cannot execute a whole mode costs little more than the
  *     interpreter alone;
  *   - everything while A20 masks addresses, which no processor has any more;
  *   - debug traps that wait for the end of an instruction;
  *   - runs to an exact count, which the hardware cannot stop at: a debugger's single steps.
  *
- * Not used: the kernel's interrupt controllers and clocks, its paravirtual features (all of them are ours, through the MSR
- * filter), coalesced writes (the order of accesses, and their count, would not be kept).
+ * Not used: the kernel's interrupt controllers and clocks, its paravirtual features (all of them are ours, through the
+ * MSR filter), coalesced writes (the order of accesses, and their count, would not be kept).
  *
  * Source: Documentation/virt/kvm/api.rst. */
 #include "engine/kvm/kvm.h"

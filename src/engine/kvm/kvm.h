@@ -1,4 +1,5 @@
-/* The engine for the host's hardware virtualization: guest code runs in the processor's guest mode, through /dev/kvm. */
+/* The engine for the host's hardware virtualization: guest code runs in the processor's guest mode, through /dev/kvm.
+ */
 #ifndef RING3_ENGINE_KVM_KVM_H
 #define RING3_ENGINE_KVM_KVM_H
 

@@ -1,17 +1,17 @@
 /* Moving a processor between struct vcpu and the kernel.
  *
- * Taking. An instruction that an exit has interrupted is completed first. Then everything is read, and what the processor was
- * about to deliver (an interrupt that has been acknowledged, an exception, an NMI) is delivered by the monitor's own code: in
- * struct vcpu there is no such thing as a half-delivered event. Software interrupts and breakpoints are the exception: their
- * instruction has not completed and delivers them again when it is executed.
+ * Taking. An instruction that an exit has interrupted is completed first. Then everything is read, and what the
+ * processor was about to deliver (an interrupt that has been acknowledged, an exception, an NMI) is delivered by the
+ * monitor's own code: in struct vcpu there is no such thing as a half-delivered event. Software interrupts and
+ * breakpoints are the exception: their instruction has not completed and delivers them again when it is executed.
  *
- * Giving. What is to be there is compared with what is there, and only the difference is told. If the kernel refuses a part,
- * the state stays here, and what is there does not matter any more.
+ * Giving. What is to be there is compared with what is there, and only the difference is told. If the kernel refuses a
+ * part, the state stays here, and what is there does not matter any more.
  *
- * The TSC. The processor counts it; guest time comes from another clock of the host, and the two drift apart by some parts
- * per million. While the state is there the processor's count is the truth: whoever needs the guest's TSC has it measured,
- * and the difference becomes v->tsc_drift, which every other engine adds. Back there, the offset is set so that the count
- * goes on from where it was: it never goes back, and loses at most what the moving took. A back end that
+ * The TSC. The processor counts it; guest time comes from another clock of the host, and the two drift apart by some
+ * parts per million. While the state is there the processor's count is the truth: whoever needs the guest's TSC has it
+ * measured, and the difference becomes v->tsc_drift, which every other engine adds. Back there, the offset is set so
+ * that the count goes on from where it was: it never goes back, and loses at most what the moving took. A back end that
  * does not let the count be moved (emulators, which show the host's) keeps it; everything told in its terms follows.
  *
  * Source: Documentation/virt/kvm/api.rst; devices/vcpu.rst (KVM_VCPU_TSC_OFFSET). */
@@ -156,7 +156,8 @@ bool kvm_take(struct kvm *k, struct vcpu *v)
         mmu_load_pdptes(v, v->cr3);
     kvm_state_from_vcpu(v, k->held, &k->last);
     const struct kvm_vcpu_events *e = &state->events;
-    bool moving = e->exception.injected || e->exception.pending || e->interrupt.injected || e->nmi.injected || e->nmi.pending;
+    bool moving =
+        e->exception.injected || e->exception.pending || e->interrupt.injected || e->nmi.injected || e->nmi.pending;
     k->last_known = moving ? KVM_PART_ALL & ~KVM_PART_EVENTS : KVM_PART_ALL;
     k->intr_given = k->nmi_given = false;
     settle(v, e);
@@ -197,15 +198,15 @@ bool kvm_give(struct kvm *k, struct vcpu *v)
 {
     struct kvm_state *now = &k->now, *last = &k->last;
     kvm_state_from_vcpu(v, k->held, now);
-    bool ok = tell_sregs(k, now) &&
-              tell(k, KVM_PART_REGS, KVM_SET_REGS, &now->regs, &last->regs, sizeof now->regs) &&
+    bool ok = tell_sregs(k, now) && tell(k, KVM_PART_REGS, KVM_SET_REGS, &now->regs, &last->regs, sizeof now->regs) &&
               tell(k, KVM_PART_XCRS, KVM_SET_XCRS, &now->xcrs, &last->xcrs, sizeof now->xcrs) &&
               tell(k, KVM_PART_XSAVE, KVM_SET_XSAVE, &now->xsave, &last->xsave, sizeof now->xsave) &&
               tell_msrs(k, now) &&
               tell(k, KVM_PART_DEBUG, KVM_SET_DEBUGREGS, &now->debug, &last->debug, sizeof now->debug) &&
               tell(k, KVM_PART_EVENTS, KVM_SET_VCPU_EVENTS, &now->events, &last->events, sizeof now->events);
     if (!ok) {
-        log_info(v->log, "kvm: the kernel does not accept the state at 0x%llx: %s", (unsigned long long)v->rip, strerror(errno));
+        log_info(v->log, "kvm: the kernel does not accept the state at 0x%llx: %s", (unsigned long long)v->rip,
+                 strerror(errno));
         k->stats.refused++;
         return false;
     }

@@ -1,11 +1,12 @@
 /* Guest memory in the kernel's slots.
  *
- * The memory map is a list of pieces (memory_next_piece()); each piece is a slot. When the map has changed the two lists are
- * compared: slots that are no piece any more go first, since slots may not overlap, then the new ones come. Pieces that did
- * not change keep their slots, and so what the kernel has mapped of them.
+ * The memory map is a list of pieces (memory_next_piece()); each piece is a slot. When the map has changed the two
+ * lists are compared: slots that are no piece any more go first, since slots may not overlap, then the new ones come.
+ * Pieces that did not change keep their slots, and so what the kernel has mapped of them.
  *
  * Device ranges have no slot: an access there comes back as KVM_EXIT_MMIO. So does what finds no slot because there are
- * more pieces than slots; memory_mmio_read() knows RAM as well, and what cannot be executed there the interpreter does. */
+ * more pieces than slots; memory_mmio_read() knows RAM as well, and what cannot be executed there the interpreter does.
+ */
 #include "engine/kvm/internal.h"
 
 #include <errno.h>

@@ -1,14 +1,15 @@
-/* Between struct vcpu and the kernel's formats. Nothing here asks the kernel, so that each direction can be tested against
- * the other.
+/* Between struct vcpu and the kernel's formats. Nothing here asks the kernel, so that each direction can be tested
+ * against the other.
  *
- * Segments. Both sides keep the hidden part. The kernel says "unusable" where a null selector was loaded; of an unusable
- * segment only selector, base and DPL mean something (SS's DPL is the CPL). In virtual-8086 mode the processor
+ * Segments. Both sides keep the hidden part. The kernel says "unusable" where a null selector was loaded; of an
+ * unusable segment only selector, base and DPL mean something (SS's DPL is the CPL). In virtual-8086 mode the processor
  * demands one form of all six, which is the one that they have by definition.
  *
  * x87. The image is FXSAVE64's on both sides. The kernel saves with 64-bit pointers, so FCS and FDS, which only
  * processors before 2013 have, are lost on the way there; guests see 0, as on newer ones.
  *
- * Interrupt shadow. AMD's processors do not tell STI's from MOV SS's; then it is taken for the latter, which holds off more.
+ * Interrupt shadow. AMD's processors do not tell STI's from MOV SS's; then it is taken for the latter, which holds off
+ * more.
  *
  * The upper parts of what `v` does not have are the initial state: components beyond AVX, LDTR's and TR's of real mode.
  *
@@ -18,23 +19,15 @@
 #include <stddef.h>
 #include <string.h>
 
-
 #define FIELD(member) offsetof(struct vcpu, member)
 const struct kvm_held_msr kvm_held_msrs[] = {
-    {0x48, FIELD(msr.spec_ctrl)},
-    {0x174, FIELD(msr.sysenter_cs)},
-    {0x175, FIELD(msr.sysenter_esp)},
-    {0x176, FIELD(msr.sysenter_eip)},
-    {0x1d9, FIELD(msr.debugctl)},
-    {0x277, FIELD(msr.pat)},
-    {0xda0, FIELD(msr.xss)},
-    {0xc0000081, FIELD(msr.star)},
-    {0xc0000082, FIELD(msr.lstar)},
-    {0xc0000083, FIELD(msr.cstar)},
-    {0xc0000084, FIELD(msr.sfmask)},
-    {0xc0000102, FIELD(msr.kernel_gs_base)},
-    {0xc0000103, FIELD(msr.tsc_aux)},
-    {0xc001011f, FIELD(msr.virt_spec_ctrl)},
+    {0x48, FIELD(msr.spec_ctrl)},     {0x174, FIELD(msr.sysenter_cs)},
+    {0x175, FIELD(msr.sysenter_esp)}, {0x176, FIELD(msr.sysenter_eip)},
+    {0x1d9, FIELD(msr.debugctl)},     {0x277, FIELD(msr.pat)},
+    {0xda0, FIELD(msr.xss)},          {0xc0000081, FIELD(msr.star)},
+    {0xc0000082, FIELD(msr.lstar)},   {0xc0000083, FIELD(msr.cstar)},
+    {0xc0000084, FIELD(msr.sfmask)},  {0xc0000102, FIELD(msr.kernel_gs_base)},
+    {0xc0000103, FIELD(msr.tsc_aux)}, {0xc001011f, FIELD(msr.virt_spec_ctrl)},
 };
 const unsigned kvm_held_count = ARRAY_LEN(kvm_held_msrs);
 _Static_assert(ARRAY_LEN(kvm_held_msrs) <= KVM_HELD_MAX, "each has its bit and its entry");
@@ -77,8 +70,13 @@ static void regs_to(struct vcpu *v, const struct kvm_regs *regs)
 static struct kvm_segment segment_from(const struct segment *s, bool v86)
 {
     if (v86)
-        return (struct kvm_segment){.selector = s->selector, .base = (uint64_t)s->selector << 4, .limit = 0xffff,
-                                    .type = TYPE_V86, .s = 1, .present = 1, .dpl = 3};
+        return (struct kvm_segment){.selector = s->selector,
+                                    .base = (uint64_t)s->selector << 4,
+                                    .limit = 0xffff,
+                                    .type = TYPE_V86,
+                                    .s = 1,
+                                    .present = 1,
+                                    .dpl = 3};
     return (struct kvm_segment){
         .selector = s->selector,
         .base = s->base,
