@@ -37,6 +37,13 @@ CODE(in_al, "in %dx, %al");
 CODE(in_eax, "in %dx, %eax");
 CODE(misaligned, "mov 1(%edi), %eax");
 
+/* ECX elements: from DS:0 up to ES:0 up, by way of the stack; EBX their sum; the last instruction that may fault is the
+ * store. */
+CODE(copy_loop, "1: mov (%esi), %eax; push %eax; lea (%ebx,%eax), %ebx; incl (%esi); pop %edx; cmp %eax, %edx; jne 2f\n"
+                "mov %edx, %es:(%edi); add $4, %esi; add $4, %edi; dec %ecx; jnz 1b; 2: nop");
+extern const char copy_loop_store[];
+__asm__(".set copy_loop_store, copy_loop + 13");
+
 static uint8_t area[0x30000] __attribute__((aligned(4096)));
 
 static struct trap load_with(const char *code, uint16_t selector)
@@ -391,9 +398,47 @@ static void test_alignment(void)
     cr0_set(cr0_get() & ~CR0_AM);
 }
 
+/* Code that runs often, with data segments and a stack that begin somewhere and end somewhere. */
+static void test_loops(void)
+{
+    uint32_t *from = (uint32_t *)(area + 0x1000), *to = (uint32_t *)(area + 0x8000);
+    uint16_t source = gdt_put(0, descriptor((word)from, 0xfffff, 0xf2, 0xc)) | 3; /* with a base, 4 GiB long */
+    uint16_t stack = gdt_put(2, descriptor((word)area, 0x2f, 0xf2, 0xc)) | 3;
+    for (unsigned limit = 0; limit < 3; limit++) {
+        unsigned bytes[] = {2000, 0x1000, 0x3ffc};
+        uint16_t target = limit == 2 ? gdt_put(1, descriptor((word)to, 0xfffff, 0xf2, 0xc)) | 3
+                                     : gdt_put(1, descriptor((word)to, bytes[limit] - 1, 0xf2, 4)) | 3;
+        uint32_t sum = 0, fits = limit == 2 ? 1500 : bytes[limit] / 4;
+        for (unsigned i = 0; i < 1500; i++)
+            from[i] = i * 2654435761u;
+        for (unsigned i = 0; i < fits + (limit != 2); i++)
+            sum += i * 2654435761u;
+        memset(to, 0, 6000);
+        struct trap t = run_user(copy_loop, .ds = source, .es = target, .ss = stack, .sp = 0x20000, .si = 0, .di = 0,
+                                   .bx = 0, .cx = 1500);
+        if (limit == 2)
+            ok_done(&t, copy_loop_end, "a loop over segments with bases");
+        else
+            ok_trap(&t, GP, 0, copy_loop_store, "the store beyond a limit of %u bytes: #GP(0)", bytes[limit]);
+        ok(t.regs.di == 4 * fits && t.regs.si == 4 * fits && t.regs.bx == sum && t.regs.sp == 0x20000, "... at element %u",
+           fits);
+        bool copied = true;
+        for (unsigned i = 0; i < 1500; i++)
+            copied = copied && to[i] == (i < fits ? i * 2654435761u : 0) &&
+                     from[i] == i * 2654435761u + (i < fits + (limit != 2) && i < 1500);
+        ok(copied, "... what lies before it has been copied");
+    }
+    uint32_t small = 0x1000;
+    stack = gdt_put(2, descriptor((word)area, small - 1, 0xf2, 4)) | 3;
+    struct trap t = run_user(copy_loop, .ds = source, .es = SEL_UDATA | 3, .ss = stack, .sp = small + 4, .si = 0,
+                               .di = (word)to, .cx = 100);
+    ok(t.vector == SS && t.has_error && t.error == 0 && t.regs.cx == 100, "a push beyond the stack's limit: #SS(0)");
+}
+
 void test_main(void)
 {
     test_limits();
+    test_loops();
     test_types();
     test_accessed();
     test_code();

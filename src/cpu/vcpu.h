@@ -257,7 +257,7 @@ struct vcpu_translated {
     uint64_t s;                   /* host R11 at the last exit: an indirect target */
     uint64_t exit;                /* why translated code was left */
     uint64_t sse_missing, avx_missing; /* 0: the host's vector registers hold the guest's, and it may use them */
-    uint64_t segment_limited[2];  /* 32-bit code: 0 if FS, GS reach everywhere, so that only their base matters */
+    uint64_t segment_limited[6];  /* 32-bit code, by enum seg: 0 if it reaches everywhere, so that only its base matters */
     uint64_t x87_missing;         /* the same of the x87 registers */
     uint64_t x87_last;            /* the last x87 instruction: its call site + 1; 0: none since the state was loaded */
     uint64_t x87_data;            /* the last memory operand of one: its linear address ... */

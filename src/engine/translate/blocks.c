@@ -215,7 +215,7 @@ uint8_t translate_key(const struct vcpu *v)
 {
     uint8_t key = v->cpl == 3 ? KEY_USER : v->cr4 & CR4_SMAP ? KEY_SMAP : 0;
     if (v->code_mode != CODE_64)
-        key |= KEY_NARROW;
+        key |= v->code_mode == CODE_32 ? KEY_NARROW | KEY_SEGMENTS : KEY_NARROW;
     return key;
 }
 

@@ -27,8 +27,13 @@ static void limits_update(struct vcpu *v)
 {
     if (v->code_mode == CODE_64)
         return;
-    v->translated.segment_limited[0] = !segment_is_plain(&v->seg[SEG_FS]);
-    v->translated.segment_limited[1] = !segment_is_plain(&v->seg[SEG_GS]);
+    v->translated.segment_limited[SEG_FS] = !segment_is_plain(&v->seg[SEG_FS]);
+    v->translated.segment_limited[SEG_GS] = !segment_is_plain(&v->seg[SEG_GS]);
+    if (v->flat)
+        return;
+    v->translated.segment_limited[SEG_ES] = !segment_is_plain(&v->seg[SEG_ES]);
+    v->translated.segment_limited[SEG_SS] = !segment_is_plain(&v->seg[SEG_SS]);
+    v->translated.segment_limited[SEG_DS] = !segment_is_plain(&v->seg[SEG_DS]);
 }
 
 void segments_update(struct translate *t)
@@ -137,7 +142,7 @@ static bool may_resume(struct translate *t, const struct block *block, uint64_t 
     struct vcpu *v = t->v;
     poll_arm(v);
     return v->rip == rip && !block->dead && v->activity == ACTIVITY_RUNNING && !events_need_care(v) &&
-           !events_must_take_pending(v) && v->flat && v->tlb != &v->tlbs[TLB_NONE] && translate_key(v) == t->key &&
+           !events_must_take_pending(v) && segments_translatable(v) && v->tlb != &v->tlbs[TLB_NONE] && translate_key(v) == t->key &&
            rsp_is_aligned(t) && t->epoch == mapping_epoch(t) && t->code_generation == v->code_generation &&
            v->memory_generation == memory_generation(v->memory);
 }
@@ -201,6 +206,12 @@ static uint64_t resume_elsewhere(struct translate *t, struct call_site *site)
     return resume;
 }
 
+/* Whether code goes on with segments of the kind that it has been translated for. */
+static bool segments_kept(const struct translate *t)
+{
+    return t->key & KEY_SEGMENTS ? t->v->code_mode == CODE_32 && segments_translatable(t->v) : t->v->flat;
+}
+
 uint64_t translate_call(struct vcpu *v, uint64_t number)
 {
     struct translate *t = translate_of(v);
@@ -225,7 +236,7 @@ uint64_t translate_call(struct vcpu *v, uint64_t number)
             v->instructions_stop = 0;
     }
     events_run_single(v, in);
-    if (site->kind != CALL_ANY && v->rip == next && v->poll != 0 && !block->dead && v->flat && rsp_is_aligned(t)) {
+    if (site->kind != CALL_ANY && v->rip == next && v->poll != 0 && !block->dead && segments_kept(t) && rsp_is_aligned(t)) {
         if (site->kind == CALL_SEGMENT)
             limits_update(v);
         return resume_with_registers(t, block, (uintptr_t)t->execute + site->resume);

@@ -24,7 +24,7 @@
  * it finds the state of the instruction's start, and it can be run again from there or in the interpreter.
  *
  * A piece is one virtual page's worth of code: (virtual page, physical page, key). The key says what the code was translated
- * for: privilege, width, SMAP (KEY_*). Branches within a piece, or between pieces
+ * for: privilege, width, segments, SMAP (KEY_*). Branches within a piece, or between pieces
  * of one large page, need no check.
  */
 #ifndef RING3_TRANSLATE_INTERNAL_H
@@ -50,9 +50,15 @@
 #define STATE_REG(n) MEM(STATE, (int32_t)(offsetof(struct vcpu, regs) + 8 * (n)) - STATE_BIAS)
 
 #define KEY_USER 1u
-#define KEY_NARROW 2u /* 32-bit code, flat segments */
+#define KEY_NARROW 2u /* 32-bit code */
 #define KEY_SMAP 4u      /* kernel code: user pages are out of reach unless AC is set */
+#define KEY_SEGMENTS 8u /* 32-bit code whose data segments do not all begin at 0 and reach everywhere */
 #define KEY_TABLE 3u /* the bits that choose jump cache and return stack */
+
+static inline enum code_mode key_mode(uint8_t key)
+{
+    return !(key & KEY_NARROW) ? CODE_64 : key & KEY_SEGMENTS ? CODE_32 : CODE_32_FLAT;
+}
 
 #define CACHE_SIZE (64 * MiB)
 #define BLOCKS_MAX (192u * 1024)
@@ -305,7 +311,9 @@ void fault_detach(struct translate *t);
 uint64_t fault_handle(struct translate *t);
 
 /* ---- translate.c ---- */
-/* Whether what comes next can be translated code at all: flat segments, an aligned stack pointer ... */
+/* Whether the segments are such that code of the current mode can be translated: CS and a 32-bit stack are all that counts. */
+bool segments_translatable(const struct vcpu *v);
+/* Whether what comes next can be translated code at all: such segments, an aligned stack pointer ... */
 bool translate_possible(const struct vcpu *v);
 /* The mode may be another one than at the last entry: the key, jump cache and return stacks of this one. */
 void mode_update(struct translate *t);

@@ -195,7 +195,8 @@ static bool writes_index(const struct lower *l)
 /* All that compute, and the control word's moves. */
 static bool may_copy_x87(const struct lower *l)
 {
-    if (insn_rows[l->in.row].how != HOW_HOST || l->in.seg == SEG_FS || l->in.seg == SEG_GS)
+    if (insn_rows[l->in.row].how != HOW_HOST || l->in.seg == SEG_FS || l->in.seg == SEG_GS ||
+        (l->segments && l->use.memory)) /* FDP is the offset */
         return false;
     switch (l->in.row) {
     case ROW_FWAIT: case ROW_FNINIT: case ROW_FNCLEX: case ROW_FNOP:
@@ -554,7 +555,7 @@ static unsigned bytes_at(struct lower *l, unsigned off, bool spanning)
 /* Decodes the instruction at `off`; false if it cannot be part of a block. One that spans pages is a block of its own. */
 static bool fetch(struct lower *l, unsigned off)
 {
-    enum code_mode mode = l->narrow ? CODE_32_FLAT : CODE_64;
+    enum code_mode mode = key_mode(l->piece->key);
     unsigned available = bytes_at(l, off, false);
     if (decode_insn(l->v, mode, l->bytes, available, off, &l->in) != DECODE_OK) {
         if (l->index != 0)
@@ -812,7 +813,8 @@ static uint64_t clock_ns(void)
 struct block *block_translate(struct translate *t, struct piece *piece, unsigned off)
 {
     uint64_t begin_ns = clock_ns();
-    struct lower l = {.t = t, .v = t->v, .piece = piece, .narrow = (piece->key & KEY_NARROW) != 0};
+    struct lower l = {.t = t, .v = t->v, .piece = piece, .narrow = (piece->key & KEY_NARROW) != 0,
+                      .segments = (piece->key & KEY_SEGMENTS) != 0};
     l.block = &t->blocks[t->block_count];
     l.start = t->write + t->used;
     const struct mark mark = {t->map_count, t->exit_count, t->site_count};

@@ -26,6 +26,7 @@ struct lower {
     struct emit e;
     uint8_t *start;   /* of the block's code, in the writable view */
     bool narrow;
+    bool segments;    /* KEY_SEGMENTS */
 
     /* the instruction */
     struct insn in;

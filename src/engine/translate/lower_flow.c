@@ -289,8 +289,8 @@ bool lower_flow(struct lower *l)
     l->writes = 0;
     switch (l->in.row) {
     case ROW_JMP: return l->in.op_kind[0] != OPERAND_FAR && l->in.fn != run_slow && lower_jmp(l);
-    case ROW_CALL: return l->in.op_kind[0] != OPERAND_FAR && l->in.fn != run_slow && lower_call_near(l);
-    case ROW_RET: return l->in.fn != run_slow && lower_ret(l);
+    case ROW_CALL: return l->in.op_kind[0] != OPERAND_FAR && l->in.fn != run_slow && !l->segments && lower_call_near(l);
+    case ROW_RET: return l->in.fn != run_slow && !l->segments && lower_ret(l);
     case ROW_LOOP:
     case ROW_JCXZ:
     case ROW_JECXZ:
@@ -412,6 +412,8 @@ static bool lower_leave(struct lower *l)
 
 bool lower_stack(struct lower *l)
 {
+    if (l->segments) /* SS may have any base and limit */
+        return false;
     uint16_t others = l->writes & (uint16_t)~(1u << RSP);
     bool done;
     switch (l->in.row) {

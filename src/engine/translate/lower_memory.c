@@ -26,9 +26,22 @@ static bool is_constant(const ZydisDecodedOperand *op)
            (base == ZYDIS_REGISTER_NONE || base == ZYDIS_REGISTER_RIP || base == ZYDIS_REGISTER_EIP);
 }
 
-static bool has_segment_base(const ZydisDecodedOperand *op)
+/* The segment whose base and limit count for the operand; SEG_COUNT: none. */
+static enum seg segment_of(const struct lower *l, const ZydisDecodedOperand *op)
 {
-    return op->mem.segment == ZYDIS_REGISTER_FS || op->mem.segment == ZYDIS_REGISTER_GS;
+    switch (op->mem.segment) {
+    case ZYDIS_REGISTER_FS: return SEG_FS;
+    case ZYDIS_REGISTER_GS: return SEG_GS;
+    case ZYDIS_REGISTER_ES: return l->segments ? SEG_ES : SEG_COUNT;
+    case ZYDIS_REGISTER_SS: return l->segments ? SEG_SS : SEG_COUNT;
+    case ZYDIS_REGISTER_DS: return l->segments ? SEG_DS : SEG_COUNT;
+    default: return SEG_COUNT;
+    }
+}
+
+static bool has_segment_base(const struct lower *l, const ZydisDecodedOperand *op)
+{
+    return segment_of(l, op) != SEG_COUNT;
 }
 
 /* decode.c has put right what Zydis says of the displacement. */
@@ -44,13 +57,11 @@ bool lower_memory_possible(const struct lower *l, const ZydisDecodedOperand *op,
 {
     if (l->z.address_width == 16 || size == 0 || size > 32 || (size & (size - 1)) != 0 || (l->form & FORM_CALL))
         return false;
-    if (l->narrow) {
-        if (op->mem.segment == ZYDIS_REGISTER_CS && written)
-            return false;
-    }
+    if (l->narrow && op->mem.segment == ZYDIS_REGISTER_CS && (written || l->segments))
+        return false;
     if (ZydisRegisterGetClass(op->mem.index) >= ZYDIS_REGCLASS_MMX && op->mem.index != ZYDIS_REGISTER_NONE)
         return false; /* gathers */
-    if (is_constant(op) && !has_segment_base(op)) {
+    if (is_constant(op) && !has_segment_base(l, op)) {
         uint64_t address = constant_address(l, op);
         if ((address & PAGE_OFFSET_MASK) + size > PAGE_SIZE)
             return false;
@@ -89,19 +100,19 @@ unsigned lower_effective(struct lower *l, const ZydisDecodedOperand *op, unsigne
 
 static void add_segment_base(struct lower *l, const ZydisDecodedOperand *op, unsigned *reg)
 {
-    if (!has_segment_base(op))
+    enum seg seg = segment_of(l, op);
+    if (seg == SEG_COUNT)
         return;
+    struct emit_mem limited = STATE_OF(translated.segment_limited[0]), base = STATE_OF(seg[0].base);
+    limited.disp += (int32_t)(sizeof(uint64_t) * seg);
+    base.disp += (int32_t)(sizeof(struct segment) * seg);
     if (l->narrow) { /* with a limit, or not writable, or null: in C */
-        emit_load(&l->e, T, op->mem.segment == ZYDIS_REGISTER_FS ? STATE_OF(translated.segment_limited[0])
-                                                                  : STATE_OF(translated.segment_limited[1]));
+        emit_load(&l->e, T, limited);
         uint8_t *plain = emit_jrcxz(&l->e);
         lower_slow_way(l, emit_jmp(&l->e, NULL));
         emit_short_here(&l->e, plain);
     }
-    if (op->mem.segment == ZYDIS_REGISTER_FS)
-        emit_load(&l->e, T, STATE_OF(seg[SEG_FS].base));
-    else
-        emit_load(&l->e, T, STATE_OF(seg[SEG_GS].base));
+    emit_load(&l->e, T, base);
     if (l->narrow)
         emit_lea32(&l->e, S, MEM_INDEX(*reg, T, 0, 0));
     else
@@ -140,7 +151,7 @@ static unsigned alignment_of_sum(const struct lower *l, const ZydisDecodedOperan
 
 static unsigned alignment_of_address(const struct lower *l, const ZydisDecodedOperand *op)
 {
-    if (has_segment_base(op))
+    if (has_segment_base(l, op))
         return 0;
     return is_constant(op) ? alignment_of_number(constant_address(l, op)) : alignment_of_sum(l, op, GPR_COUNT);
 }
@@ -148,7 +159,7 @@ static unsigned alignment_of_address(const struct lower *l, const ZydisDecodedOp
 /* An access has shown that its address is aligned. If that depends on one register only, it is aligned, too. */
 static void note_aligned(struct lower *l, const ZydisDecodedOperand *op, unsigned alignment)
 {
-    if (is_constant(op) || has_segment_base(op) || l->in.base == GPR_ZERO || l->in.base == l->in.index)
+    if (is_constant(op) || has_segment_base(l, op) || l->in.base == GPR_ZERO || l->in.base == l->in.index)
         return;
     if (op->mem.base != ZYDIS_REGISTER_NONE && alignment_of_sum(l, op, l->in.base) >= alignment) {
         if (l->align[l->in.base] < alignment)

@@ -153,8 +153,8 @@ bool lower_system(struct lower *l)
         return true;
     }
     if (l->in.row == ROW_PUSH)
-        return lower_push_segment(l);
-    if (l->piece->key & KEY_USER)
+        return !l->segments && lower_push_segment(l);
+    if ((l->piece->key & KEY_USER) || l->segments)
         return false;
     if (l->t->verify != NULL)
         return false; /* the rehearsal stops at system instructions */

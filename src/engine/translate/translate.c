@@ -1,8 +1,8 @@
 /* The translating engine's loop: translated code where there is some, else the interpreter.
  *
  * Translated code runs until an exit. Most exits are the way to a block that does not exist yet or is not linked yet; the loop
- * finds or makes it, links the exit, and enters it. What is not warm, not translatable (16-bit code, segments with limits,
- * a stack pointer that is not aligned, alignment checking) or needs care (engine/events.h) is interpreted.
+ * finds or makes it, links the exit, and enters it. What is not warm, not translatable (16-bit code, code segments that do
+ * not begin at 0, a stack pointer that is not aligned, alignment checking) or needs care (engine/events.h) is interpreted.
  *
  * Counting. When run() gets a count to stop at, blocks are made that count their instructions when they are entered and leave
  * when there are not enough left; the last ones are interpreted. So the stop is exact, and a run repeatable.
@@ -148,9 +148,19 @@ static void interpret_some(struct vcpu *v, uint64_t until)
     v->link = NULL;
 }
 
+bool segments_translatable(const struct vcpu *v)
+{
+    if (likely(v->flat))
+        return true;
+    const struct segment *cs = &v->seg[SEG_CS];
+    bool protected = (v->cr0 & CR0_PE) && !vcpu_v86(v);
+    return v->code_mode == CODE_32 && protected && v->stack_big && cs->base == 0 && cs->limit == 0xffffffff;
+}
+
 bool translate_possible(const struct vcpu *v)
 {
-    return !(v->direct_user && v->cpl == 3) && v->flat && v->tlb != &v->tlbs[TLB_NONE] && (v->regs[RSP] & (v->code_mode == CODE_64 ? 7 : 3)) == 0;
+    return !(v->direct_user && v->cpl == 3) && segments_translatable(v) && v->tlb != &v->tlbs[TLB_NONE] &&
+           (v->regs[RSP] & (v->code_mode == CODE_64 ? 7 : 3)) == 0;
 }
 
 void mode_update(struct translate *t)

@@ -127,7 +127,7 @@ static void rehearse(struct translate *t, unsigned count)
         take(v, &verify->steps[verify->step]);
         verify->rehearsed = verify->step;
         const struct insn *in = code_lookup_single(v);
-        if (!is_repeatable(in) || in->mode != (t->key & KEY_NARROW ? CODE_32_FLAT : CODE_64))
+        if (!is_repeatable(in) || in->mode != key_mode(t->key))
             return;
         events_run_single(v, in);
         note_after(verify);
