@@ -108,11 +108,19 @@ static const struct {
     word (*call)(struct frame *f);
     bool opens_interrupts;
 } calls[] = {
-    [SYS_EXIT] = {sys_exit},        [SYS_FORK] = {sys_fork, true}, [SYS_READ] = {sys_read},
-    [SYS_WRITE] = {sys_write},      [SYS_OPEN] = {sys_open},       [SYS_CLOSE] = {sys_close},
-    [SYS_WAIT] = {sys_wait},        [SYS_EXEC] = {sys_exec, true}, [SYS_GETPID] = {sys_getpid},
-    [SYS_KILL] = {sys_kill},        [SYS_SLEEP] = {sys_sleep},     [SYS_TIME] = {sys_time},
-    [SYS_YIELD] = {sys_yield},
+    [SYS_EXIT] = {sys_exit, false},
+    [SYS_FORK] = {sys_fork, true},
+    [SYS_READ] = {sys_read, false},
+    [SYS_WRITE] = {sys_write, false},
+    [SYS_OPEN] = {sys_open, false},
+    [SYS_CLOSE] = {sys_close, false},
+    [SYS_WAIT] = {sys_wait, false},
+    [SYS_EXEC] = {sys_exec, true},
+    [SYS_GETPID] = {sys_getpid, false},
+    [SYS_KILL] = {sys_kill, false},
+    [SYS_SLEEP] = {sys_sleep, false},
+    [SYS_TIME] = {sys_time, false},
+    [SYS_YIELD] = {sys_yield, false},
 };
 
 void syscall(struct frame *f)

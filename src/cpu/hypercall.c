@@ -42,9 +42,9 @@ struct cpuid_result hypercall_cpuid(const struct vcpu *v, uint32_t leaf)
     switch (leaf) {
     case RING3_CPUID_SIGNATURE:
         r.eax = RING3_CPUID_FEATURES;
-        memcpy(&r.ebx, RING3_SIGNATURE, 4);
-        memcpy(&r.ecx, RING3_SIGNATURE + 4, 4);
-        memcpy(&r.edx, RING3_SIGNATURE + 8, 4);
+        memcpy(&r.ebx, &RING3_SIGNATURE[0], 4);
+        memcpy(&r.ecx, &RING3_SIGNATURE[4], 4);
+        memcpy(&r.edx, &RING3_SIGNATURE[8], 4);
         break;
     case RING3_CPUID_FEATURES:
         r.eax = (1u << RING3_HC_COUNT) - 1;
