@@ -23,6 +23,11 @@
 #include "cpu/vcpu.h"
 #include "engine/door.h"
 
+/* The kernel's records end in arrays of any length, which is given to them by what stands behind them here. */
+#ifdef __clang__
+#pragma clang diagnostic ignored "-Wgnu-variable-sized-type-not-at-end"
+#endif
+
 #define KVM_HELD_MAX 16u
 #define KVM_SLOTS_MAX 512u
 #define KVM_TSS_GPA                                                                                                    \
