@@ -93,7 +93,10 @@ refuse "--trace-size: '1K' is too little*" run --trace-size 1K --kernel exit
 refuse '--symbols: /nonexistent/map: *' run --stat --symbols /nonexistent/map --kernel exit
 refuse '--stat: /nonexistent/s: *' run --stat=json:/nonexistent/s --kernel exit
 refuse '*warp*' run --engine warp --kernel exit
-refuse "--shadow: 'lazy' is not one of ondemand, tagged, proactive" run --shadow lazy --kernel exit
+refuse "--shadow: 'lazy' is not one of ondemand, tagged, proactive, single" run --shadow lazy --kernel exit
+refuse "--patch: 'maybe' is not one of off, on" run --patch maybe --kernel exit
+refuse "--trap-kernel: 'native' is not one of direct, translate, interpret" run --trap-kernel native --kernel exit
+refuse '*engine trap cannot give*' run --engine trap --clock instructions --kernel exit
 refuse "--heat: 'high' is not a number*" run --heat high --kernel exit
 refuse "--verify: 'all' is not a number*" run --verify=all --kernel exit
 refuse '--verify compares translated code: use --engine translate' run --engine interpret --verify --kernel exit
@@ -173,7 +176,9 @@ for engine in $engines; do
     ends 85 --engine "$engine" --kernel exit < /dev/null
     ends 85 --engine "$engine" --shadow ondemand --heat 0 --kernel exit < /dev/null # for the others without effect
     ends 8 --engine "$engine" --heat 0 --timeout 0.3 --kernel loop < /dev/null
-    ends 8 --engine "$engine" --heat 0 --timeout 0.3 --clock instructions --kernel ticking < /dev/null
+    clock=instructions
+    case $engine in kvm | trap) clock=host ;; esac # they cannot count
+    ends 8 --engine "$engine" --heat 0 --timeout 0.3 --clock $clock --kernel ticking < /dev/null
     ends 4 --engine "$engine" --heat 0 --kernel triple < /dev/null
     printf 'hello\nq' | ends 1 --engine "$engine" --heat 0 --kernel echo
     [ "$(cat out)" = $'hello\nq' ] || fail "echo by $engine: $(cat out)"
@@ -244,7 +249,7 @@ for words in help 'help run' 'help engines' 'help help' --help 'run --help' 'run
 done
 "$ring3" help run > out
 for word in --kernel --initrd --append --memory --engine --cpu --serial --debugcon --kaslr --no-reboot --timeout --clock \
-    --stat --trace --log --shadow --heat --verify 'Ctrl-A x' 'Exit status' 'busybox'; do
+    --stat --trace --log --shadow --patch --trap-kernel --heat --verify 'Ctrl-A x' 'Exit status' 'busybox'; do
     grep -q -e "$word" out || fail "help run does not mention $word"
 done
 

@@ -136,7 +136,7 @@ static void test_messages(void **state)
         {"--stat=jsno", "--stat: 'jsno' is not text or json (did you mean 'json'?)"},
         {"--stat=json:", "--stat: a file name is missing behind the colon"},
         {"-display sdl", "--display: only 'none' is possible"},
-        {"--shadow taged", "--shadow: 'taged' is not one of ondemand, tagged, proactive (did you mean 'tagged'?)"},
+        {"--shadow taged", "--shadow: 'taged' is not one of ondemand, tagged, proactive, single (did you mean 'tagged'?)"},
         {"--shadow", "--shadow needs a value: --shadow POLICY"},
         {"--heat", "--heat needs a value: --heat N"},
         {"--heat warm", "--heat: 'warm' is not a number from 0 to 1000000"},
