@@ -198,6 +198,32 @@ static void kick_stops_a_loop(void **state)
     assert_int_equal(regs.rip, AT);
 }
 
+/* The host's kernel answers calls to its vsyscall page, if it has one, by itself. */
+static void vsyscalls_stop(void **state)
+{
+    struct bench *b = *state;
+    static const uint8_t call[] = {0xff, 0xd0, 0xf4}; /* call *%rax; hlt */
+    static const uint64_t entries[] = {0xffffffffff600000ull, 0xffffffffff600400ull, 0xffffffffff600800ull};
+    sandbox_map(b->box, ELSEWHERE, PAGE_SIZE, SANDBOX_RAM, PAGE_SIZE, PROT_READ | PROT_WRITE);
+    for (unsigned i = 0; i < 3; i++) {
+        struct sandbox_regs regs = regs_at(AT, CS64);
+        regs.rax = entries[i];
+        regs.rdi = regs.rsi = ELSEWHERE;
+        regs.rsp = ELSEWHERE + 0x800;
+        struct sandbox_stop stop = run(b, call, sizeof call, &regs);
+        assert_int_equal(stop.kind, SANDBOX_SIGNAL);
+        assert_true(stop.signal == SIGSYS || stop.signal == SIGSEGV);
+        if (stop.signal == SIGSYS) {
+            assert_int_equal(stop.address, entries[i]);
+            assert_int_equal(regs.rip, AT + 2);
+            assert_int_equal(regs.rsp, ELSEWHERE + 0x800);
+        } else {
+            assert_int_equal(regs.rip, entries[i]);
+        }
+        assert_int_equal(*(uint64_t *)(b->ram + PAGE_SIZE), 0); /* no time of day */
+    }
+}
+
 static void addresses_that_cannot_be_mapped(void **state)
 {
     struct bench *b = *state;
@@ -214,7 +240,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         TEST(system_calls_stop), TEST(privileged_instructions_stop), TEST(nothing_else_is_there),
         TEST(writes_fault_where_they_may_not), TEST(code_begins_elsewhere), TEST(filter_ends_it), TEST(kick_stops_a_loop),
-        TEST(addresses_that_cannot_be_mapped),
+        TEST(vsyscalls_stop), TEST(addresses_that_cannot_be_mapped),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

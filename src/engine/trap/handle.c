@@ -232,6 +232,12 @@ static void handle_signal(struct trap *t, struct space *s, const struct sandbox_
         }
         break;
     case SIGTRAP: breakpoint(t); break;
+    case SIGSYS: /* the host's vsyscall page has answered: take it back */
+        t->count.stray++;
+        t->v->rip = t->v->next_rip = stop->address;
+        t->v->regs[RSP] -= 8;
+        carry_out(t);
+        break;
     case SIGFPE:
         t->count.arithmetic++;
         carry_out(t);

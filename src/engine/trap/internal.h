@@ -111,7 +111,7 @@ struct trap {
     struct page *pages;
     uint32_t free_page, pages_used; /* a list, and how many there have ever been */
     uint32_t *buckets;             /* PAGE_BUCKETS */
-    uint32_t *frames;              /* by frame: its first page */
+    uint32_t *frames;              /* by frame: its first page, plus 1 */
     struct table *tables;
     uint32_t free_table;
     uint32_t *table_buckets;

@@ -323,31 +323,36 @@ bool sandboxes_can_map(const struct sandboxes *f, uint64_t gva)
 #define RETURN(action) BPF_STMT(BPF_RET | BPF_K, action)
 
 /* mmap() of the two files, shared, fixed, never writable and executable; munmap(); mprotect() without execution; modify_ldt(),
- * whose segments have no more privilege than the code that uses them. */
+ * whose segments have no more privilege than the code that uses them. The three that the host's kernel makes by itself when code
+ * goes to its vsyscall page, which PTRACE_SYSEMU does not see, become a signal. */
 static bool filter_install(struct sandboxes *f, pid_t pid)
 {
     const struct sock_filter filter[] = {
         /* 0 */ LOAD(FIELD(arch)),
-        /* 1 */ JUMP_IF(AUDIT_ARCH_X86_64, 0, 18),
+        /* 1 */ JUMP_IF(AUDIT_ARCH_X86_64, 0, 21),
         /* 2 */ LOAD(FIELD(nr)),
-        /* 3 */ JUMP_IF(SYS_munmap, 15, 0),
-        /* 4 */ JUMP_IF(SYS_modify_ldt, 14, 0),
-        /* 5 */ JUMP_IF(SYS_mprotect, 10, 0),
-        /* 6 */ JUMP_IF(SYS_mmap, 0, 13),
-        /* 7 */ LOAD(LOW_ARGUMENT(3)),
-        /* 8 */ JUMP_IF(MAP_SHARED | MAP_FIXED, 0, 11),
-        /* 9 */ LOAD(LOW_ARGUMENT(4)),
-        /* 10 */ JUMP_IF(f->files[0], 1, 0),
-        /* 11 */ JUMP_IF(f->files[1], 0, 8),
-        /* 12 */ LOAD(LOW_ARGUMENT(2)),
-        /* 13 */ JUMP_IF(PROT_READ, 5, 0),
-        /* 14 */ JUMP_IF(PROT_READ | PROT_WRITE, 4, 0),
-        /* 15 */ JUMP_IF(PROT_READ | PROT_EXEC, 3, 4),
-        /* 16 */ LOAD(LOW_ARGUMENT(2)),
-        /* 17 */ JUMP_IF(PROT_READ, 1, 0),
-        /* 18 */ JUMP_IF(PROT_READ | PROT_WRITE, 0, 1),
-        /* 19 */ RETURN(SECCOMP_RET_ALLOW),
-        /* 20 */ RETURN(SECCOMP_RET_KILL_PROCESS),
+        /* 3 */ JUMP_IF(SYS_gettimeofday, 20, 0),
+        /* 4 */ JUMP_IF(SYS_time, 19, 0),
+        /* 5 */ JUMP_IF(SYS_getcpu, 18, 0),
+        /* 6 */ JUMP_IF(SYS_munmap, 15, 0),
+        /* 7 */ JUMP_IF(SYS_modify_ldt, 14, 0),
+        /* 8 */ JUMP_IF(SYS_mprotect, 10, 0),
+        /* 9 */ JUMP_IF(SYS_mmap, 0, 13),
+        /* 10 */ LOAD(LOW_ARGUMENT(3)),
+        /* 11 */ JUMP_IF(MAP_SHARED | MAP_FIXED, 0, 11),
+        /* 12 */ LOAD(LOW_ARGUMENT(4)),
+        /* 13 */ JUMP_IF(f->files[0], 1, 0),
+        /* 14 */ JUMP_IF(f->files[1], 0, 8),
+        /* 15 */ LOAD(LOW_ARGUMENT(2)),
+        /* 16 */ JUMP_IF(PROT_READ, 5, 0),
+        /* 17 */ JUMP_IF(PROT_READ | PROT_WRITE, 4, 0),
+        /* 18 */ JUMP_IF(PROT_READ | PROT_EXEC, 3, 4),
+        /* 19 */ LOAD(LOW_ARGUMENT(2)),
+        /* 20 */ JUMP_IF(PROT_READ, 1, 0),
+        /* 21 */ JUMP_IF(PROT_READ | PROT_WRITE, 0, 1),
+        /* 22 */ RETURN(SECCOMP_RET_ALLOW),
+        /* 23 */ RETURN(SECCOMP_RET_KILL_PROCESS),
+        /* 24 */ RETURN(SECCOMP_RET_TRAP),
     };
     struct {
         struct sock_fprog program;
@@ -494,6 +499,7 @@ static struct sandbox_stop stop_of(struct sandbox *box, int status)
     case SIGTRAP:
     case SIGILL:
     case SIGFPE:
+    case SIGSYS:
         if (ptrace(PTRACE_GETSIGINFO, box->pid, NULL, &info) != 0)
             stop.kind = SANDBOX_DEAD;
         stop.code = info.si_code;

@@ -7,6 +7,10 @@
  * carried out only while the monitor has put the loop's address into RIP; and then the filter (seccomp) still permits
  * nothing but mmap() of the two files, munmap() and mprotect().
  *
+ * One thing the host's kernel does for user code without an instruction that stops: code that goes to the vsyscall page
+ * (ffffffffff600000h) is as if it had made the system call and returned. The filter makes this SIGSYS; `address` is where the code
+ * went, and the return is done: RSP is 8 beyond.
+ *
  * Changes of mappings are put in a list, and done together before the sandbox runs again.
  *
  * Threads: all by the thread that created the family, but sandboxes_kick() (any thread, signal handlers) and

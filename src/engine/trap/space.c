@@ -55,6 +55,12 @@ struct page *page_find(struct trap *t, const struct space *s, uint64_t vpage)
     return NULL;
 }
 
+/* The first page of a frame. Stored plus 1, so that what was never used is no page. */
+static uint32_t frame_first(const struct trap *t, uint32_t frame)
+{
+    return t->frames[frame] - 1;
+}
+
 static struct page *page_add(struct trap *t, struct space *s, uint64_t vpage, uint32_t frame, unsigned rights, unsigned large)
 {
     uint32_t number = t->free_page;
@@ -69,13 +75,14 @@ static struct page *page_add(struct trap *t, struct space *s, uint64_t vpage, ui
     *page = (struct page){.vpage = vpage,
                           .frame = frame,
                           .next_in_bucket = *bucket,
-                          .next_of_frame = t->frames[frame],
+                          .next_of_frame = frame_first(t, frame),
                           .next_of_space = s->pages,
                           .previous_of_space = NONE,
                           .rights = (uint8_t)rights,
                           .space = (uint8_t)(s - t->spaces),
                           .large = (uint8_t)large};
-    *bucket = t->frames[frame] = number;
+    *bucket = number;
+    t->frames[frame] = number + 1;
     if (s->pages != NONE)
         t->pages[s->pages].previous_of_space = number;
     s->pages = number;
@@ -93,10 +100,14 @@ static void page_forget(struct trap *t, struct page *page)
     while (*at != number)
         at = &t->pages[*at].next_in_bucket;
     *at = page->next_in_bucket;
-    at = &t->frames[page->frame];
-    while (*at != number)
-        at = &t->pages[*at].next_of_frame;
-    *at = page->next_of_frame;
+    if (frame_first(t, page->frame) == number) {
+        t->frames[page->frame] = page->next_of_frame + 1;
+    } else {
+        at = &t->pages[frame_first(t, page->frame)].next_of_frame;
+        while (*at != number)
+            at = &t->pages[*at].next_of_frame;
+        *at = page->next_of_frame;
+    }
     if (page->previous_of_space != NONE)
         t->pages[page->previous_of_space].next_of_space = page->next_of_space;
     else
@@ -327,7 +338,6 @@ static bool frames_create(struct trap *t)
         t->frames = NULL;
         return false;
     }
-    memset(t->frames, 0xff, bytes);
     return true;
 }
 
@@ -664,7 +674,7 @@ bool space_fill_code(struct trap *t, struct space *s, gva_t gva, bool entry)
 
 void frame_drop_code(struct trap *t, uint32_t frame)
 {
-    for (uint32_t i = t->frames[frame], next; i != NONE; i = next) {
+    for (uint32_t i = frame_first(t, frame), next; i != NONE; i = next) {
         next = t->pages[i].next_of_frame;
         if (t->pages[i].rights & RIGHT_X)
             page_drop(t, &t->pages[i]);
@@ -726,7 +736,7 @@ static void on_stop_writes(struct vcpu *v, gpa_t gpa)
     struct page_backing backing = memory_page(v->memory, gpa);
     if (backing.kind != PAGE_RAM)
         return;
-    for (uint32_t i = t->frames[frame_of(t, &backing)]; i != NONE; i = t->pages[i].next_of_frame) {
+    for (uint32_t i = frame_first(t, frame_of(t, &backing)); i != NONE; i = t->pages[i].next_of_frame) {
         struct page *page = &t->pages[i];
         if (!(page->rights & RIGHT_W))
             continue;
