@@ -1,7 +1,7 @@
-/* For the engine trap, which runs this code on the host's processor: what would reach the host if it were run as it is. System
- * calls of the host's by every instruction that makes them; far jumps to the host's code segments; instructions that tell the
- * truth about the host; jumps into the middle of instructions; code that reads itself. On every engine the answers are those of
- * the manual and of this machine's own tables.
+/* For the engine trap, which runs this code on the host's processor: what would reach the host if it were run as it is.
+ * System calls of the host's by every instruction that makes them; far jumps to the host's code segments; instructions
+ * that tell the truth about the host; jumps into the middle of instructions; code that reads itself. On every engine
+ * the answers are those of the manual and of this machine's own tables.
  *
  *     --append escape     goes into 64-bit code, if the engine lets it (--patch off), and tries everything from there
  *
@@ -83,7 +83,8 @@ static void test_truth(void)
     for (unsigned user = 0; user < 2; user++) {
         struct trap t = user ? run_user(read_selectors) : run_kernel(read_selectors);
         word code = user ? SEL_UCODE32 | 3 : SEL_KCODE, data = user ? SEL_UDATA | 3 : SEL_KDATA;
-        ok(t.regs.ax == code && t.regs.bx == data && t.regs.cx == data && t.regs.dx == data, "selectors, level %u", 3 * user);
+        ok(t.regs.ax == code && t.regs.bx == data && t.regs.cx == data && t.regs.dx == data, "selectors, level %u",
+           3 * user);
         t = user ? run_user(push_selectors) : run_kernel(push_selectors);
         ok((uint16_t)t.regs.ax == code && (uint16_t)t.regs.bx == data && (uint16_t)t.regs.cx == data, "... pushed");
         t = user ? run_user(read_flags, .flags = FL_1) : run_kernel(read_flags, .flags = FL_1);
@@ -95,7 +96,8 @@ static void test_truth(void)
         } __attribute__((packed)) own, seen;
         __asm__ volatile("sgdt %0" : "=m"(own));
         memcpy(&seen, area, sizeof seen);
-        ok(seen.limit == own.limit && seen.base == own.base && own.limit == GDT_ENTRIES * 8 - 1, "SGDT, level %u", 3 * user);
+        ok(seen.limit == own.limit && seen.base == own.base && own.limit == GDT_ENTRIES * 8 - 1, "SGDT, level %u",
+           3 * user);
         t = user ? run_user(smsw_ax) : run_kernel(smsw_ax);
         ok_equal(t.regs.ax, cr0_get(), "SMSW");
         t = user ? run_user(str_ax) : run_kernel(str_ax);
@@ -130,7 +132,7 @@ void test_main(void)
     if (guest_arguments[0] == 'e') {
         struct trap t = run_user(to_64);
         ok(t.vector != DONE, "escape: vector %u", (unsigned)t.vector);
-        t = run_user(int80, .ax = 4, .bx = 1, .cx = (word)"escaped\n", .dx = 8);
+        t = run_user(int80, .ax = 4, .bx = 1, .cx = (word) "escaped\n", .dx = 8);
         ok_trap(&t, GP, 0x80 * 8 + 2, int80, "INT 80h after that");
         return;
     }

@@ -1,6 +1,6 @@
-/* The processes that engine trap runs guest code in: what stops them, that the host's system calls are never made for what
- * runs there, and that the filter ends them should one be made after all. The code is 32-bit or 64-bit machine code, put
- * into the file that stands for guest RAM. */
+/* The processes that engine trap runs guest code in: what stops them, that the host's system calls are never made for
+ * what runs there, and that the filter ends them should one be made after all. The code is 32-bit or 64-bit machine
+ * code, put into the file that stands for guest RAM. */
 #include <pthread.h>
 #include <setjmp.h>
 #include <signal.h>
@@ -59,8 +59,18 @@ static int teardown(void **state)
 
 static struct sandbox_regs regs_at(uint64_t rip, unsigned cs)
 {
-    return (struct sandbox_regs){.rip = rip, .cs = cs, .ss = DS, .ds = DS, .es = DS, .eflags = 0x202, .rax = 1, .rdi = 1,
-                                 .rsi = AT, .rdx = 5, .rbx = 1, .rcx = AT};
+    return (struct sandbox_regs){.rip = rip,
+                                 .cs = cs,
+                                 .ss = DS,
+                                 .ds = DS,
+                                 .es = DS,
+                                 .eflags = 0x202,
+                                 .rax = 1,
+                                 .rdi = 1,
+                                 .rsi = AT,
+                                 .rdx = 5,
+                                 .rbx = 1,
+                                 .rcx = AT};
 }
 
 static struct sandbox_stop run(struct bench *b, const void *code, size_t size, struct sandbox_regs *regs)
@@ -95,7 +105,8 @@ static void system_calls_stop(void **state)
 static void privileged_instructions_stop(void **state)
 {
     struct bench *b = *state;
-    static const uint8_t codes[][3] = {{0xf4}, {0xfa}, {0xfb}, {0xe4, 0x60}, {0xee}, {0x0f, 0x20, 0xc0}, {0x0f, 0x31}, {0x0f, 0x01, 0x13}};
+    static const uint8_t codes[][3] = {
+        {0xf4}, {0xfa}, {0xfb}, {0xe4, 0x60}, {0xee}, {0x0f, 0x20, 0xc0}, {0x0f, 0x31}, {0x0f, 0x01, 0x13}};
     for (unsigned i = 0; i < sizeof codes / sizeof codes[0]; i++) { /* HLT, CLI, STI, IN, OUT, MOV CR0, RDTSC, LGDT */
         struct sandbox_regs regs = regs_at(AT, 0x23);
         struct sandbox_stop stop = run(b, codes[i], 3, &regs);
@@ -110,8 +121,16 @@ static void nothing_else_is_there(void **state)
 {
     struct bench *b = *state;
     static const uint8_t load[] = {0x48, 0x8b, 0x07}; /* mov (%rdi), %rax */
-    const uint64_t places[] = {0, 0x400000, (uintptr_t)b, (uintptr_t)b->ram, (uintptr_t)&regs_at, (uintptr_t)&printf, (uintptr_t)places,
-                               0x7ffff7fc1000ull, 0xffffffffff600000ull, ELSEWHERE};
+    const uint64_t places[] = {0,
+                               0x400000,
+                               (uintptr_t)b,
+                               (uintptr_t)b->ram,
+                               (uintptr_t)&regs_at,
+                               (uintptr_t)&printf,
+                               (uintptr_t)places,
+                               0x7ffff7fc1000ull,
+                               0xffffffffff600000ull,
+                               ELSEWHERE};
     for (unsigned i = 0; i < sizeof places / sizeof places[0]; i++) {
         struct sandbox_regs regs = regs_at(AT, CS64);
         regs.rdi = places[i];
@@ -238,9 +257,15 @@ static void addresses_that_cannot_be_mapped(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        TEST(system_calls_stop), TEST(privileged_instructions_stop), TEST(nothing_else_is_there),
-        TEST(writes_fault_where_they_may_not), TEST(code_begins_elsewhere), TEST(filter_ends_it), TEST(kick_stops_a_loop),
-        TEST(vsyscalls_stop), TEST(addresses_that_cannot_be_mapped),
+        TEST(system_calls_stop),
+        TEST(privileged_instructions_stop),
+        TEST(nothing_else_is_there),
+        TEST(writes_fault_where_they_may_not),
+        TEST(code_begins_elsewhere),
+        TEST(filter_ends_it),
+        TEST(kick_stops_a_loop),
+        TEST(vsyscalls_stop),
+        TEST(addresses_that_cannot_be_mapped),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

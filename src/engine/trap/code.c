@@ -1,29 +1,33 @@
 /* Pages of guest code that run directly, and the instructions in them that do not trap though they should.
  *
- * A page arrives not executable. When it is first executed it is looked at. Straight-line code is decoded from there on, and
- * branches within the page are followed: that is known. The rest of the page is guessed, since most of it is functions that
- * other pages call: wherever decoding from neighbouring bytes falls into step, and goes on like code up to a return, a jump,
- * a call or known code. Each instruction found is one of three:
+ * A page arrives not executable. What is executed of it is decoded when it is first reached: straight-line code from
+ * there on to a return, a call or a jump, and the targets of branches within the page. Each instruction is one of three:
  *
  *   native     does without privilege what it does with: most
  *   trapping   stops the sandbox by itself: CLI, HLT, IN, MOV CR3, INT n
- *   sensitive  does something else without privilege, and does not stop (Robin and Irvine 2000): POPF, SGDT, MOV from and to
- *              segment registers, far jumps, IRET; CPUID; instructions that this guest's processor has not
+ *   sensitive  does something else without privilege, and does not stop (Robin and Irvine 2000): POPF, SGDT, MOV from
+ *              and to segment registers, far jumps, IRET; CPUID; what this guest's processor has not
  *
- * The first byte of a sensitive one becomes HLT. Not in guest RAM: the page that is executed is a copy of it, and guest RAM, which
- * the interpreter, devices and all other mappings see, has the guest's bytes. Only a read through the very mapping that is
- * executed sees the HLT (there is no memory on this hardware that can be executed but not read). A page without sensitive
- * instructions needs no copy. What is not in the table of native instructions counts as sensitive, so that forgetting one costs
- * time and not truth.
+ * What is not in the table of native instructions counts as sensitive, so that forgetting one costs time, not truth. The
+ * first byte of a sensitive one becomes HLT. Not in guest RAM: what is executed is a copy of the page.
  *
- * What can be missed: code that does not look like it, until something traps in it; its sensitive instructions give the host's
- * answers, which harm nobody but the guest. What can be mistaken: a byte of data beside code. ARPL (63h, the letter c) is
- * never guessed.
+ * Split (32-bit code). The copy lies at another linear address than the page, and CS begins there (space.c), so that only
+ * instruction fetches see it. All that was not decoded is HLT, too: nothing runs that has not been looked at, and
+ * nothing has to be guessed. An instruction that goes on in the next page, or has another one's patch in its middle, is
+ * patched itself.
  *
- * Writes. A page that is executed is watched. Bytes beside the code are written into the copy as well; a byte that was decoded
- * takes the page out of all spaces, and it is looked at anew.
+ * Not split (64-bit code, user mode only). The copy takes the page's place, and reads by that address see it. It shows
+ * the page with patches; a page without sensitive instructions needs no copy. What was not reached is guessed: wherever
+ * decoding from neighbouring bytes falls into step, and goes on like code up to a return, a jump, a call or known code.
+ * What can be missed is code that does not look like it, until something traps in it; its sensitive instructions give the
+ * host's answers, which harm nobody but the guest. What can be mistaken is a byte of data beside code.
  *
- * SDM vol. 3, 25.1.2 and 25.1.3 list what VT-x makes trap; the difference to what traps in ring 3 is what has to be patched.
+ * A jump into the middle of a known instruction executes what its bytes are, unseen, unless it is a direct one.
+ *
+ * Writes. A page that is executed is watched. A byte that was decoded or patched takes the page out of all spaces, and it
+ * is looked at anew; others are written into a copy that shows them as well.
+ *
+ * SDM vol. 3, 25.1.2 and 25.1.3 list what VT-x makes trap; the difference to what traps in ring 3 has to be patched.
  */
 #include <limits.h>
 #include <stdlib.h>
@@ -45,8 +49,8 @@ struct code {
     uint32_t next;  /* in its bucket */
     uint8_t flavor; /* mode, vectors, split */
     bool used, copy_unused;
-    bool split;     /* nothing is shown in the copy but what was decoded */
-    uint32_t copy;  /* page of the copies' file; NONE: runs as it is */
+    bool split;                       /* nothing is shown in the copy but what was decoded */
+    uint32_t copy;                    /* page of the copies' file; NONE: runs as it is */
     uint64_t begins[PAGE_SIZE / 64];  /* instructions that were decoded */
     uint64_t covered[PAGE_SIZE / 64]; /* bytes of them */
     uint64_t patched[PAGE_SIZE / 64];
@@ -115,12 +119,16 @@ static enum kind kind_of_fast(const struct insn *in)
     switch (in->row) {
     case ROW_JMP:
     case ROW_CALL: /* through memory: FF /3 and FF /5 are far */
-        return in->opcode == 0xff && ((in->modrm >> 3 & 7) == 3 || (in->modrm >> 3 & 7) == 5) ? KIND_SENSITIVE : KIND_NATIVE;
-    case ROW_RET: return in->opcode == 0xca || in->opcode == 0xcb ? KIND_SENSITIVE : KIND_NATIVE;
+        return in->opcode == 0xff && ((in->modrm >> 3 & 7) == 3 || (in->modrm >> 3 & 7) == 5) ? KIND_SENSITIVE
+                                                                                              : KIND_NATIVE;
+    case ROW_RET:
+        return in->opcode == 0xca || in->opcode == 0xcb ? KIND_SENSITIVE : KIND_NATIVE;
     case ROW_UD0:
     case ROW_UD1:
-    case ROW_UD2: return KIND_TRAPPING;
-    default: return KIND_NATIVE;
+    case ROW_UD2:
+        return KIND_TRAPPING;
+    default:
+        return KIND_NATIVE;
     }
 }
 
@@ -154,8 +162,10 @@ static enum kind kind_of_slow(const struct insn *in, enum vectors vectors)
     case ROW_WRMSR:
     case ROW_RDTSC:
     case ROW_RDTSCP:
-    case ROW_XSETBV: return KIND_TRAPPING;
-    case ROW_SYSCALL: return in->mode == CODE_64 ? KIND_TRAPPING : KIND_SENSITIVE; /* elsewhere it loses what ECX held */
+    case ROW_XSETBV:
+        return KIND_TRAPPING;
+    case ROW_SYSCALL:
+        return in->mode == CODE_64 ? KIND_TRAPPING : KIND_SENSITIVE; /* elsewhere it loses what ECX held */
     case ROW_LDMXCSR:
     case ROW_STMXCSR:
     case ROW_FNSTENV:
@@ -163,8 +173,10 @@ static enum kind kind_of_slow(const struct insn *in, enum vectors vectors)
     case ROW_FNSAVE:
     case ROW_FRSTOR:
     case ROW_FXSAVE:
-    case ROW_FXRSTOR: return vectors != VECTORS_NONE ? KIND_NATIVE : KIND_SENSITIVE;
-    default: return KIND_SENSITIVE;
+    case ROW_FXRSTOR:
+        return vectors != VECTORS_NONE ? KIND_NATIVE : KIND_SENSITIVE;
+    default:
+        return KIND_SENSITIVE;
     }
 }
 
@@ -180,9 +192,12 @@ static enum kind kind_of(const struct insn *in, enum vectors vectors)
     if (in->seg == SEG_CS && in->mode != CODE_64)
         return KIND_SENSITIVE; /* data through CS: it begins elsewhere on the host */
     switch (insn_rows[in->row].how) {
-    case HOW_FAST: return kind_of_fast(in);
-    case HOW_SLOW: return kind_of_slow(in, vectors);
-    default: return vectors == VECTORS_NONE || (is_vex(in) && vectors != VECTORS_AVX) ? KIND_SENSITIVE : KIND_NATIVE;
+    case HOW_FAST:
+        return kind_of_fast(in);
+    case HOW_SLOW:
+        return kind_of_slow(in, vectors);
+    default:
+        return vectors == VECTORS_NONE || (is_vex(in) && vectors != VECTORS_AVX) ? KIND_SENSITIVE : KIND_NATIVE;
     }
 }
 
@@ -191,12 +206,12 @@ static enum kind kind_of(const struct insn *in, enum vectors vectors)
 struct search {
     struct trap *t;
     struct code *code;
-    const uint8_t *bytes;  /* the page; readable from `first` to `end` */
+    const uint8_t *bytes; /* the page; readable from `first` to `end` */
     int first, end;
     enum vectors vectors;
     uint16_t work[WORK_MAX];
     unsigned count;
-    bool changed;          /* patches have come or gone */
+    bool changed; /* patches have come or gone */
 };
 
 static void search_add(struct search *s, uint64_t off)
@@ -254,8 +269,10 @@ static bool falls_through(const struct insn *in)
     case ROW_IRETQ:
     case ROW_SYSEXIT:
     case ROW_SYSRET:
-    case ROW_UD2: return false;
-    default: return true;
+    case ROW_UD2:
+        return false;
+    default:
+        return true;
     }
 }
 
@@ -276,7 +293,8 @@ static void follow_from(struct search *s, unsigned off)
             patch_around(s, off);
             return;
         }
-        bool torn = s->code->split && off + in.len > PAGE_SIZE; /* the rest is in another copy, which does not show it */
+        bool torn =
+            s->code->split && off + in.len > PAGE_SIZE; /* the rest is in another copy, which does not show it */
         bool inside = bit_get(s->code->covered, off);
         known_set(s, off, in.len);
         torn |= in.len > 1 && bits_any(s->code->patched, off + 1, in.len - 1u); /* by one that begins within it */
@@ -307,7 +325,8 @@ static void follow(struct search *s, unsigned off)
 #define SYNC_BYTES 128
 #define SEGMENT_MAX 256u /* instructions */
 
-/* Where instructions begin, if `from` is anywhere in code: decoding from any byte soon falls into step. INT_MAX: they do not. */
+/* Where instructions begin, if `from` is anywhere in code: decoding from any byte soon falls into step. INT_MAX: they
+ * do not. */
 static int synchronize(const struct search *s, int from)
 {
     int at[STARTS], count = STARTS;
@@ -343,25 +362,27 @@ static bool is_stack_insn(const struct insn *in)
     return in->row == ROW_PUSH || in->row == ROW_POP || in->row == ROW_PUSHAD || in->row == ROW_POPAD;
 }
 
-/* Far transfers without privilege trap by themselves, since the host has code segments at two places only; a guess need not
- * patch them unless the guest may have some there, too. */
+/* Far transfers without privilege trap by themselves, since the host has code segments at two places only; a guess need
+ * not patch them unless the guest may have some there, too. */
 static bool is_far_and_traps(const struct trap *t, const struct insn *in)
 {
     static const uint8_t host_code[] = {0x20, 0x30};
-    bool far = in->row == ROW_JMP || in->row == ROW_CALL || in->row == ROW_RET || in->row == ROW_IRET || in->row == ROW_IRETD;
+    bool far =
+        in->row == ROW_JMP || in->row == ROW_CALL || in->row == ROW_RET || in->row == ROW_IRET || in->row == ROW_IRETD;
     for (unsigned i = 0; i < ARRAY_LEN(host_code) && far; i++) {
         uint8_t access = 0;
         gpa_t gpa;
         gva_t at = t->v->gdtr.base + host_code[i] + 5;
         bool there = host_code[i] + 7u <= t->v->gdtr.limit && mmu_peek(t->v, at, &gpa) &&
                      memory_read(t->v->memory, gpa, &access, 1);
-        far = !(there && (access & (SEG_ATTR_P | SEG_ATTR_S | SEG_ATTR_CODE)) == (SEG_ATTR_P | SEG_ATTR_S | SEG_ATTR_CODE));
+        far = !(there &&
+                (access & (SEG_ATTR_P | SEG_ATTR_S | SEG_ATTR_CODE)) == (SEG_ATTR_P | SEG_ATTR_S | SEG_ATTR_CODE));
     }
     return far;
 }
 
-/* Straight-line code from `off` to where it may end, or to known code: only if all of it looks like code are its sensitive
- * instructions believed in. Returns where to go on; `*ok`: that is where instructions begin. */
+/* Straight-line code from `off` to where it may end, or to known code: only if all of it looks like code are its
+ * sensitive instructions believed in. Returns where to go on; `*ok`: that is where instructions begin. */
 static int segment(struct search *s, int off, bool *ok)
 {
     uint16_t found[SEGMENT_MAX];
@@ -428,14 +449,15 @@ static void bytes_gather(struct search *s, gva_t gva, const uint8_t *page, uint8
     memcpy(buffer + BEFORE, page, PAGE_SIZE);
     s->bytes = buffer + BEFORE;
     s->end = PAGE_SIZE;
-    if (mmu_peek(v, (base + PAGE_SIZE) & mask, &gpa) && memory_read(v->memory, gpa, buffer + BEFORE + PAGE_SIZE, BEHIND))
+    if (mmu_peek(v, (base + PAGE_SIZE) & mask, &gpa) &&
+        memory_read(v->memory, gpa, buffer + BEFORE + PAGE_SIZE, BEHIND))
         s->end += BEHIND;
     if (mmu_peek(v, (base - BEFORE) & mask, &gpa) && memory_read(v->memory, gpa, buffer, BEFORE))
         s->first = -BEFORE;
 }
 
-static void code_search(struct trap *t, struct code *code, gva_t gva, bool entry, const uint8_t *page, enum vectors vectors,
-                        bool first)
+static void code_search(struct trap *t, struct code *code, gva_t gva, bool entry, const uint8_t *page,
+                        enum vectors vectors, bool first)
 {
     uint8_t buffer[BEFORE + PAGE_SIZE + BEHIND];
     struct search s = {.t = t, .code = code, .vectors = vectors};
@@ -509,7 +531,8 @@ static struct code *code_add(struct trap *t, uint32_t frame, uint8_t flavor)
     uint32_t *bucket = code_bucket(t, frame);
     struct code *code = &t->codes[number];
     memset(code, 0, sizeof *code);
-    *code = (struct code){.frame = frame, .next = *bucket, .flavor = flavor, .used = true, .copy_unused = true, .copy = NONE};
+    *code = (struct code){
+        .frame = frame, .next = *bucket, .flavor = flavor, .used = true, .copy_unused = true, .copy = NONE};
     *bucket = number;
     return code;
 }
@@ -528,7 +551,8 @@ void code_prepare(struct trap *t, const struct space *s, gva_t gva, bool entry, 
         t->count.code_pages++;
     }
     if (t->patch && (first || (entry && !bit_get(code->begins, (unsigned)(gva & PAGE_OFFSET_MASK)))))
-        code_search(t, code, gva, entry, memory_ram_base(t->v->memory) + ((uint64_t)frame << PAGE_SHIFT), s->key.vectors, first);
+        code_search(t, code, gva, entry, memory_ram_base(t->v->memory) + ((uint64_t)frame << PAGE_SHIFT),
+                    s->key.vectors, first);
     *file = code->copy != NONE ? SANDBOX_COPIES : SANDBOX_RAM;
     *offset = (uint64_t)(code->copy != NONE ? code->copy : frame) << PAGE_SHIFT;
 }

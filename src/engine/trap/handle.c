@@ -1,25 +1,26 @@
 /* The life of a trap.
  *
- * The registers go into the sandbox, it runs, it stops, the registers come back, and struct vcpu is the truth again. Then, by
- * what stopped it:
+ * The registers go into the sandbox, it runs, it stops, the registers come back, and struct vcpu is the truth again.
+ * Then, by what stopped it:
  *
- *   #GP, a patch, #UD, INT, ...   the instruction is one that the monitor carries out: the interpreter's C function for it does
- *                                 what the processor would have done with the privilege that the guest pretends to have
- *   page fault, of code           the page is looked at, patched, mapped
- *   page fault, of data           the three kinds:
- *       missing in the shadow       the guest's tables permit it: it is mapped, and the instruction done again
- *       forbidden by the guest      the C function finds the same, and the guest gets its page fault ("reflected")
- *       a device, a watched page    the C function carries out the access, whatever the instruction is ("emulated")
+ *   #GP, a patch, #UD, INT, ...   the instruction is one that the monitor carries out: the interpreter's C function for
+ * it does what the processor would have done with the privilege that the guest pretends to have page fault, of code the
+ * page is looked at, patched, mapped page fault, of data           the three kinds: missing in the shadow       the
+ * guest's tables permit it: it is mapped, and the instruction done again forbidden by the guest      the C function
+ * finds the same, and the guest gets its page fault ("reflected") a device, a watched page    the C function carries
+ * out the access, whatever the instruction is ("emulated")
  *
- * ptrace does not say whether an access was a write. So what is missing is mapped as for a read, which is writable if the guest's
- * D bit is set; if it faults again nothing more can be mapped, and the C function does the write, which sets D.
+ * ptrace does not say whether an access was a write. So what is missing is mapped as for a read, which is writable if
+ * the guest's D bit is set; if it faults again nothing more can be mapped, and the C function does the write, which
+ * sets D.
  *
- * Segments. Guest code runs with the host's own flat selectors, whatever it believes its selectors to be: reading and loading
- * segment registers is patched. FS and GS may have a base; a data segment with a limit, or read-only, becomes a null selector,
- * so that using it traps and the C function looks at the limit. CS and SS must be flat.
+ * Segments. Guest code runs with flat selectors of the host's, whatever it believes its selectors to be: reading and
+ * loading segment registers is patched. CS alone begins elsewhere (code.c). FS and GS may have a base; a data segment
+ * with a limit, or read-only, becomes a null selector, so that using it traps and the C function looks at the limit. CS
+ * and SS must be flat for the guest.
  *
- * EFLAGS. The arithmetic flags and DF are the processor's. All others are pretended: whatever reads or writes them is patched
- * or traps.
+ * EFLAGS. The arithmetic flags and DF are the processor's. All others are pretended: whatever reads or writes them is
+ * patched or traps.
  */
 #include <signal.h>
 #include <string.h>
@@ -71,11 +72,20 @@ static void registers_give(const struct vcpu *v, struct sandbox_regs *r)
 {
     bool wide = v->code_mode == CODE_64;
     const uint64_t *g = v->regs;
-    *r = (struct sandbox_regs){
-        .rax = g[RAX], .rcx = g[RCX], .rdx = g[RDX], .rbx = g[RBX], .rsp = g[RSP], .rbp = g[RBP], .rsi = g[RSI], .rdi = g[RDI],
-        .rip = v->rip, .cs = wide ? HOST_CS64 : HOST_CS32, .ss = HOST_DS,
-        .eflags = (rflags_get(v) & FLAGS_NATIVE) | FLAG_IF | FLAG_FIXED,
-        .fs_base = v->seg[SEG_FS].base, .gs_base = v->seg[SEG_GS].base};
+    *r = (struct sandbox_regs){.rax = g[RAX],
+                               .rcx = g[RCX],
+                               .rdx = g[RDX],
+                               .rbx = g[RBX],
+                               .rsp = g[RSP],
+                               .rbp = g[RBP],
+                               .rsi = g[RSI],
+                               .rdi = g[RDI],
+                               .rip = v->rip,
+                               .cs = wide ? HOST_CS64 : HOST_CS32,
+                               .ss = HOST_DS,
+                               .eflags = (rflags_get(v) & FLAGS_NATIVE) | FLAG_IF | FLAG_FIXED,
+                               .fs_base = v->seg[SEG_FS].base,
+                               .gs_base = v->seg[SEG_GS].base};
     if (wide) {
         r->r8 = g[R8], r->r9 = g[R9], r->r10 = g[R10], r->r11 = g[R11];
         r->r12 = g[R12], r->r13 = g[R13], r->r14 = g[R14], r->r15 = g[R15];
@@ -113,7 +123,8 @@ static void carry_out(struct trap *t)
     events_run_single(v, in);
 }
 
-/* Code of a 32-bit guest has made itself 64-bit code, by a far jump that was not found. A processor would have refused it. */
+/* Code of a 32-bit guest has made itself 64-bit code, by a far jump that was not found. A processor would have refused
+ * it. */
 static void stray(struct trap *t)
 {
     struct vcpu *v = t->v;
@@ -199,7 +210,8 @@ static void host_call(struct trap *t)
 {
     uint8_t bytes[2];
     t->count.syscall++;
-    if (!bytes_before(t, 2, bytes) || !((bytes[0] == 0xcd && bytes[1] == 0x80) || (bytes[0] == 0x0f && bytes[1] == 0x05))) {
+    if (!bytes_before(t, 2, bytes) ||
+        !((bytes[0] == 0xcd && bytes[1] == 0x80) || (bytes[0] == 0x0f && bytes[1] == 0x05))) {
         t->count.stray++;
         fault_ud(t->v);
     }
@@ -231,7 +243,9 @@ static void handle_signal(struct trap *t, struct space *s, const struct sandbox_
             protection_fault(t, s);
         }
         break;
-    case SIGTRAP: breakpoint(t); break;
+    case SIGTRAP:
+        breakpoint(t);
+        break;
     case SIGSYS: /* the host's vsyscall page has answered: take it back */
         t->count.stray++;
         t->v->rip = t->v->next_rip = stop->address;
@@ -320,9 +334,14 @@ bool direct_run(struct trap *t)
     if ((regs.cs & 0xffff) != cs)
         stray(t);
     switch (stop.kind) {
-    case SANDBOX_SYSCALL: host_call(t); break;
-    case SANDBOX_KICK: t->count.kick++; break;
-    default: handle_signal(t, s, &stop);
+    case SANDBOX_SYSCALL:
+        host_call(t);
+        break;
+    case SANDBOX_KICK:
+        t->count.kick++;
+        break;
+    default:
+        handle_signal(t, s, &stop);
     }
     return true;
 }

@@ -7,14 +7,14 @@
  *   handle.c    the life of a trap
  *   trap.c      the engine: when code runs directly and when not
  *
- * Words. A *space* is a shadow page table: a sandbox, and what has been mapped in it. A *page* is one mapping in a space. A
- * *frame* is a page of guest RAM, by its offset in the memfd.
+ * Words. A *space* is a shadow page table: a sandbox, and what has been mapped in it. A *page* is one mapping in a
+ * space. A *frame* is a page of guest RAM, by its offset in the memfd.
  *
  * Invariants
- *   1. A page permits no more than the guest's tables did when they were last walked for it, for the kind of access that its
- *      space is for; writing only if D is set and nobody watches the frame.
- *   2. A frame of which a page is executable is watched (PAGE_DIRECT), and so is one that has a page table through which
- *      something was mapped, if the policy keeps spaces in step with the tables (PAGE_TABLE).
+ *   1. A page permits no more than the guest's tables did when they were last walked for it, for the kind of access
+ *      that its space is for; writing only if D is set and nobody watches the frame.
+ *   2. A frame of which a page is executable is watched (PAGE_DIRECT), and so is one that has a page table through
+ *      which something was mapped, if the policy keeps spaces in step with the tables (PAGE_TABLE).
  *   3. struct vcpu is the truth whenever the monitor runs, but for the vector state while `vector_owner` is not NULL.
  *   4. What a sandbox says in its registers is input from the guest.
  */
@@ -33,7 +33,7 @@
 #define SPACES_MAX 24u
 #define PAGES_MAX (1u << 17) /* of all spaces */
 #define PAGE_BUCKETS (1u << 16)
-#define TABLES_MAX 8192u     /* page tables kept in step with */
+#define TABLES_MAX 8192u /* page tables kept in step with */
 #define TABLE_BUCKETS 4096u
 #define NONE UINT32_MAX
 
@@ -41,8 +41,8 @@
 #define RIGHT_W 2u
 #define RIGHT_X 4u
 
-/* A mapping of one page. Lists go by index, NONE ends them. `vpage` is where it is mapped: in split spaces, code lies elsewhere
- * than where the guest believes it to be. */
+/* A mapping of one page. Lists go by index, NONE ends them. `vpage` is where it is mapped: in split spaces, code lies
+ * elsewhere than where the guest believes it to be. */
 struct page {
     uint64_t vpage;
     uint32_t frame;
@@ -59,10 +59,10 @@ enum vectors { VECTORS_NONE, VECTORS_SSE, VECTORS_AVX };
 
 /* What makes two spaces different. */
 struct space_key {
-    uint64_t cr3;     /* with paging; 0 without, and where the policy keeps nothing */
-    uint8_t kind;     /* enum tlb_kind */
+    uint64_t cr3; /* with paging; 0 without, and where the policy keeps nothing */
+    uint8_t kind; /* enum tlb_kind */
     bool paging, wide;
-    uint8_t vectors;  /* enum vectors */
+    uint8_t vectors; /* enum vectors */
 };
 
 struct space {
@@ -71,23 +71,23 @@ struct space {
     struct sandbox *box;
     uint32_t pages; /* the first; NONE */
     uint32_t count;
-    uint64_t pdpte[4];     /* as its pages were walked with */
+    uint64_t pdpte[4]; /* as its pages were walked with */
     uint64_t last_used;
-    bool large;            /* has pages of large guest pages */
-    bool split;            /* code is mapped `window` pages behind where the guest has it; data reads do not see it */
+    bool large; /* has pages of large guest pages */
+    bool split; /* code is mapped `window` pages behind where the guest has it; data reads do not see it */
     uint32_t window;
-    bool stale;            /* tagged: to be compared with the guest's tables before it is used */
+    bool stale; /* tagged: to be compared with the guest's tables before it is used */
 };
 
 /* A page table of the guest's that something in a space was mapped through. */
 struct table {
     uint32_t frame;
     uint32_t next_in_bucket;
-    uint64_t base;      /* guest address that its first entry is for */
+    uint64_t base;       /* guest address that its first entry is for */
     uint8_t entry_shift; /* log2 of the bytes that an entry is for */
     uint8_t entry_size;
-    uint8_t space;      /* SPACES_MAX: free */
-    uint8_t idle;       /* writes since it was last walked */
+    uint8_t space; /* SPACES_MAX: free */
+    uint8_t idle;  /* writes since it was last walked */
 };
 
 struct code;
@@ -99,19 +99,19 @@ struct trap {
     enum shadow_policy policy;
     struct sandboxes *family;
     int copies_fd;
-    uint8_t *copies;               /* memory of patched copies of code */
+    uint8_t *copies; /* memory of patched copies of code */
     uint64_t ram_size;
     const uint8_t *page_flags;
 
     struct space spaces[SPACES_MAX];
-    struct space *space;           /* that of the current mode; NULL: to be found */
-    struct space *last_run;        /* for counting switches */
+    struct space *space;    /* that of the current mode; NULL: to be found */
+    struct space *last_run; /* for counting switches */
     uint64_t clock;
-    uint64_t random;               /* for places where code could lie */
+    uint64_t random; /* for places where code could lie */
     struct page *pages;
     uint32_t free_page, pages_used; /* a list, and how many there have ever been */
-    uint32_t *buckets;             /* PAGE_BUCKETS */
-    uint32_t *frames;              /* by frame: its first page, plus 1 */
+    uint32_t *buckets;              /* PAGE_BUCKETS */
+    uint32_t *frames;               /* by frame: its first page, plus 1 */
     struct table *tables;
     uint32_t free_table;
     uint32_t *table_buckets;
@@ -120,13 +120,13 @@ struct trap {
     uint32_t *code_buckets;
     uint32_t free_code, codes_used;
 
-    struct space *vector_owner;    /* whose sandbox has the guest's vector state; NULL: struct vcpu */
+    struct space *vector_owner; /* whose sandbox has the guest's vector state; NULL: struct vcpu */
     uint8_t *xstate;
-    size_t xstate_size;            /* of an area as the host's kernel gives it */
-    unsigned ymm_offset;           /* in it; 0: no AVX */
+    size_t xstate_size;  /* of an area as the host's kernel gives it */
+    unsigned ymm_offset; /* in it; 0: no AVX */
 
-    bool emulating;                /* a data access is being carried out: a fault now is the guest's own */
-    unsigned lost;                 /* times in a row that a sandbox was gone */
+    bool emulating; /* a data access is being carried out: a fault now is the guest's own */
+    unsigned lost;  /* times in a row that a sandbox was gone */
     bool (*written_before)(struct vcpu *v, gpa_t gpa, unsigned size);
     struct stats_trap count;
 };
@@ -156,7 +156,8 @@ static inline uint32_t frame_of(const struct trap *t, const struct page_backing 
 /* ---- space.c ---- */
 bool spaces_create(struct trap *t, struct error *err);
 void spaces_destroy(struct trap *t);
-/* The space of the current mode, made if need be, in step with the guest's tables. NULL: the host does not permit one. */
+/* The space of the current mode, made if need be, in step with the guest's tables. NULL: the host does not permit one.
+ */
 struct space *space_current(struct trap *t);
 /* What is mapped at a place; and the code of a guest page. NULL: nothing. */
 struct page *page_find(struct trap *t, const struct space *s, uint64_t vpage);
@@ -179,8 +180,8 @@ extern const struct mmu_observer trap_observer;
 /* ---- code.c ---- */
 bool codes_create(struct trap *t, struct error *err);
 void codes_destroy(struct trap *t);
-/* What is to be mapped so that code at `gva`, which is in `frame`, can run: the file and the offset in it. Looks at the code,
- * and patches; `entry`: an instruction begins there. */
+/* What is to be mapped so that code at `gva`, which is in `frame`, can run: the file and the offset in it. Looks at the
+ * code, and patches; `entry`: an instruction begins there. */
 void code_prepare(struct trap *t, const struct space *s, gva_t gva, bool entry, uint32_t frame, enum sandbox_file *file,
                   uint64_t *offset);
 /* Whether code at `gva` has been looked at. */

@@ -1,18 +1,18 @@
 /* See sandbox.h for the model.
  *
- * Making one. The first process, the "mother", is forked from the monitor and stops at once. The monitor then has it execute
- * system calls, one after the other, by putting their arguments into the list and its RIP at the loop: it lets go of the
- * monitor's memory, of all files but the two, and of the C library's notes in the kernel. It never runs guest code. Each
- * sandbox is cloned from it (a fork of a process that has next to nothing), makes the time-stamp counter trap, and gives up
- * what is left of its rights.
+ * Making one. The first process, the "mother", is forked from the monitor and stops at once. The monitor then has it
+ * execute system calls, one after the other, by putting their arguments into the list and its RIP at the loop: it lets
+ * go of the monitor's memory, of all files but the two, and of the C library's notes in the kernel. It never runs guest
+ * code. Each sandbox is cloned from it (a fork of a process that has next to nothing), makes the time-stamp counter
+ * trap, and gives up what is left of its rights.
  *
- * The loop has to lie somewhere in the sandbox. The host chooses the place, in the monitor, where it is unused; the pages
- * there are shared memory, so that the list can be written on one side and read on the other. The guest can read the loop
- * and the list, which tell it nothing but what is mapped, and can jump into the loop, which SYSEMU makes a stop like any
- * other.
+ * The loop has to lie somewhere in the sandbox. The host chooses the place, in the monitor, where it is unused; the
+ * pages there are shared memory, so that the list can be written on one side and read on the other. The guest can read
+ * the loop and the list, which tell it nothing but what is mapped, and can jump into the loop, which SYSEMU makes a
+ * stop like any other.
  *
- * A stop costs what the host's kernel takes for two changes of process; docs/decisions/019-sandbox.md has the numbers, and
- * those of the other design (a signal handler inside the sandbox).
+ * A stop costs what the host's kernel takes for two changes of process; docs/decisions/019-sandbox.md has the numbers,
+ * and those of the other design (a signal handler inside the sandbox).
  */
 #include "engine/trap/sandbox.h"
 
@@ -61,6 +61,7 @@ struct command {
 #define COMMANDS_MAX ((LIST_BYTES - DATA_BYTES) / sizeof(struct command) - 1)
 
 /* RBX: the next command. Ends in INT3 with RAX the number NO_CALL, or a system call's error. */
+/* clang-format off */
 static const uint8_t loop_code[] = {
     0x48, 0x8b, 0x03,             /* mov (%rbx), %rax */
     0x48, 0x83, 0xf8, 0xff,       /* cmp $-1, %rax */
@@ -77,14 +78,15 @@ static const uint8_t loop_code[] = {
     0x72, 0xd1,                   /* jb loop_code */
     0xcc,                         /* end: int3 */
 };
+/* clang-format on */
 _Static_assert(sizeof(struct command) == 56, "the loop adds it");
 
 struct sandboxes {
     int files[2];
     pid_t mother, tracer;
-    uint8_t *loop;         /* LOOP_BYTES, then the list */
+    uint8_t *loop; /* LOOP_BYTES, then the list */
     struct command *list;
-    uint64_t lowest;       /* address that can be mapped */
+    uint64_t lowest; /* address that can be mapped */
     struct sandbox_counters count;
     _Atomic pid_t running; /* sandbox_kick() is for this process; 0: none */
     _Atomic unsigned kickers;
@@ -118,13 +120,18 @@ static bool is_fatal_to(int status)
     return signal == SIGSEGV || signal == SIGILL || signal == SIGBUS || signal == SIGFPE || signal == SIGSYS;
 }
 
-/* Has the process work through `count` commands that are in the list. Returns 0, or the errno of the one that failed; ESRCH if
- * it died. `*value`: the last one's result. */
+/* Has the process work through `count` commands that are in the list. Returns 0, or the errno of the one that failed;
+ * ESRCH if it died. `*value`: the last one's result. */
 static int loop_run(struct sandboxes *f, pid_t pid, unsigned count, uint64_t *value)
 {
-    struct sandbox_regs regs = {
-        .rip = (uintptr_t)f->loop, .rbx = (uintptr_t)f->list, .cs = USER_CS64, .ss = USER_DS, .ds = USER_DS, .es = USER_DS,
-        .eflags = 0x202, .orig_rax = UINT64_MAX};
+    struct sandbox_regs regs = {.rip = (uintptr_t)f->loop,
+                                .rbx = (uintptr_t)f->list,
+                                .cs = USER_CS64,
+                                .ss = USER_DS,
+                                .ds = USER_DS,
+                                .es = USER_DS,
+                                .eflags = 0x202,
+                                .orig_rax = UINT64_MAX};
     f->list[count].number = NO_CALL;
     int status;
     if (ptrace(PTRACE_SETREGS, pid, NULL, &regs) != 0)
@@ -155,7 +162,8 @@ static _Noreturn void mother_begin(pid_t monitor)
 {
     prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0);
     if (__rseq_size != 0) /* the kernel must not look for it where guest memory will be */
-        syscall(SYS_rseq, (char *)__builtin_thread_pointer() + __rseq_offset, RSEQ_AREA_BYTES, RSEQ_FLAG_UNREGISTER, RSEQ_SIG);
+        syscall(SYS_rseq, (char *)__builtin_thread_pointer() + __rseq_offset, RSEQ_AREA_BYTES, RSEQ_FLAG_UNREGISTER,
+                RSEQ_SIG);
     if (getppid() != monitor || ptrace(PTRACE_TRACEME, 0, NULL, NULL) != 0)
         _exit(1);
     kill(getpid(), SIGSTOP);
@@ -219,8 +227,9 @@ static bool mother_create(struct sandboxes *f, struct error *err)
     int status;
     if (!wait_stop(f->mother, &status)) {
         f->mother = -1; /* and waited for */
-        return error_set(err, "the host does not permit tracing a process (ptrace), which engine trap lives by; a container may "
-                              "need it permitted");
+        return error_set(
+            err, "the host does not permit tracing a process (ptrace), which engine trap lives by; a container may "
+                 "need it permitted");
     }
     long options = PTRACE_O_EXITKILL | PTRACE_O_TRACESYSGOOD | PTRACE_O_TRACEFORK;
     if (ptrace(PTRACE_SETOPTIONS, f->mother, NULL, options) != 0)
@@ -322,11 +331,12 @@ bool sandboxes_can_map(const struct sandboxes *f, uint64_t gva)
 #define JUMP_IF(value, yes, no) BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, (uint32_t)(value), yes, no)
 #define RETURN(action) BPF_STMT(BPF_RET | BPF_K, action)
 
-/* mmap() of the two files, shared, fixed, never writable and executable; munmap(); mprotect() without execution; modify_ldt(),
- * whose segments have no more privilege than the code that uses them. The three that the host's kernel makes by itself when code
- * goes to its vsyscall page, which PTRACE_SYSEMU does not see, become a signal. */
+/* mmap() of the two files, shared, fixed, never writable and executable; munmap(); mprotect() without execution;
+ * modify_ldt(), whose segments have no more privilege than the code that uses them. The three that the host's kernel
+ * makes by itself when code goes to its vsyscall page, which PTRACE_SYSEMU does not see, become a signal. */
 static bool filter_install(struct sandboxes *f, pid_t pid)
 {
+    /* clang-format off */
     const struct sock_filter filter[] = {
         /* 0 */ LOAD(FIELD(arch)),
         /* 1 */ JUMP_IF(AUDIT_ARCH_X86_64, 0, 21),
@@ -354,6 +364,7 @@ static bool filter_install(struct sandboxes *f, pid_t pid)
         /* 23 */ RETURN(SECCOMP_RET_KILL_PROCESS),
         /* 24 */ RETURN(SECCOMP_RET_TRAP),
     };
+    /* clang-format on */
     struct {
         struct sock_fprog program;
         struct sock_filter filter[ARRAY_LEN(filter)];
@@ -411,8 +422,13 @@ void sandbox_destroy(struct sandbox *box)
 bool sandbox_set_code_base(struct sandbox *box, uint32_t base)
 {
     struct sandboxes *f = box->family;
-    const struct user_desc code = {.entry_number = SANDBOX_CS32 >> 3, .base_addr = base, .limit = 0xfffff, .seg_32bit = 1,
-                                   .contents = MODIFY_LDT_CONTENTS_CODE, .limit_in_pages = 1, .useable = 1};
+    const struct user_desc code = {.entry_number = SANDBOX_CS32 >> 3,
+                                   .base_addr = base,
+                                   .limit = 0xfffff,
+                                   .seg_32bit = 1,
+                                   .contents = MODIFY_LDT_CONTENTS_CODE,
+                                   .limit_in_pages = 1,
+                                   .useable = 1};
     memcpy(list_data(f), &code, sizeof code);
     return call_do(f, box->pid, SYS_modify_ldt, 0x11, (uintptr_t)list_data(f), sizeof code, 0) == 0;
 }
@@ -440,7 +456,8 @@ bool sandbox_commit(struct sandbox *box)
     return false;
 }
 
-static void queue_add(struct sandbox *box, long number, uint64_t a, uint64_t b, uint64_t c, uint64_t d, uint64_t e, uint64_t g)
+static void queue_add(struct sandbox *box, long number, uint64_t a, uint64_t b, uint64_t c, uint64_t d, uint64_t e,
+                      uint64_t g)
 {
     if (box->queued == COMMANDS_MAX)
         box->failed |= !sandbox_commit(box);
@@ -493,7 +510,9 @@ static struct sandbox_stop stop_of(struct sandbox *box, int status)
     struct sandbox_stop stop = {.kind = SANDBOX_SIGNAL, .signal = WSTOPSIG(status)};
     siginfo_t info = {0};
     switch (stop.signal) {
-    case SIGTRAP | 0x80: stop.kind = SANDBOX_SYSCALL; break;
+    case SIGTRAP | 0x80:
+        stop.kind = SANDBOX_SYSCALL;
+        break;
     case SIGSEGV:
     case SIGBUS:
     case SIGTRAP:
@@ -507,7 +526,8 @@ static struct sandbox_stop stop_of(struct sandbox *box, int status)
         if (info.si_code == SI_USER || info.si_code == SI_TKILL || info.si_code == SI_QUEUE)
             stop.kind = SANDBOX_KICK; /* somebody sent it: the guest has nothing to do with it */
         break;
-    default: stop.kind = SANDBOX_KICK;
+    default:
+        stop.kind = SANDBOX_KICK;
     }
     return stop;
 }
@@ -520,7 +540,8 @@ struct sandbox_stop sandbox_run(struct sandbox *box, struct sandbox_regs *regs)
     check(box->queued == 0 && !box->failed);
     regs->orig_rax = UINT64_MAX; /* no system call to start again */
     f->count.resumes++;
-    if (box->dead || ptrace(PTRACE_SETREGS, box->pid, NULL, regs) != 0 || ptrace(PTRACE_SYSEMU, box->pid, NULL, NULL) != 0) {
+    if (box->dead || ptrace(PTRACE_SETREGS, box->pid, NULL, regs) != 0 ||
+        ptrace(PTRACE_SYSEMU, box->pid, NULL, NULL) != 0) {
         box->dead |= errno == ESRCH;
         return dead;
     }
@@ -585,13 +606,20 @@ bool sandbox_usable(struct error *why_not)
         box = f != NULL ? sandbox_create(f, why_not) : NULL;
     }
     if (box != NULL) {
-        struct sandbox_regs regs = {.rip = at, .cs = USER_CS32, .ss = USER_DS, .ds = USER_DS, .es = USER_DS, .fs = USER_DS,
-                                        .fs_base = at + 3, .eflags = 0x202};
+        struct sandbox_regs regs = {.rip = at,
+                                    .cs = USER_CS32,
+                                    .ss = USER_DS,
+                                    .ds = USER_DS,
+                                    .es = USER_DS,
+                                    .fs = USER_DS,
+                                    .fs_base = at + 3,
+                                    .eflags = 0x202};
         sandbox_map(box, at, PAGE_SIZE, SANDBOX_RAM, 0, PROT_READ | PROT_EXEC);
         struct sandbox_stop stop = {.kind = SANDBOX_DEAD};
         if (sandbox_commit(box))
             stop = sandbox_run(box, &regs);
-        ok = stop.kind == SANDBOX_SIGNAL && stop.signal == SIGSEGV && regs.rip == at + 6 && (uint32_t)regs.rax == 0xf4000000;
+        ok = stop.kind == SANDBOX_SIGNAL && stop.signal == SIGSEGV && regs.rip == at + 6 &&
+             (uint32_t)regs.rax == 0xf4000000;
         if (!ok)
             error_set(why_not, "the host's kernel does not run 32-bit code with segment bases for a traced process "
                                "(CONFIG_IA32_EMULATION, Linux 5.9)");

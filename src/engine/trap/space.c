@@ -1,24 +1,24 @@
 /* Shadow page tables whose table is the host's own: a guest page is mapped in a sandbox at the guest's address.
  *
- * The processor looks at the host's page table, not at the guest's. So what the guest's tables say has to be there already, or
- * the access faults, the monitor walks the guest's tables and maps what they permit ("fill"), or finds that they do not permit
- * it and lets the guest have its fault. A fill maps the neighbours too: those that the same guest tables map, whose A bit
- * says that the guest has used them, and that lie side by side in RAM are one mapping of the host's ("run").
+ * The processor looks at the host's page table, not at the guest's. So what the guest's tables say has to be there
+ * already, or the access faults, the monitor walks the guest's tables and maps what they permit ("fill"), or finds that
+ * they do not permit it and lets the guest have its fault. A fill maps the neighbours too: those that the same guest
+ * tables map, whose A bit says that the guest has used them, and that lie side by side in RAM are one mapping of the
+ * host's ("run").
  *
  * A space is such a table: one process. What differs between policies is how many there are and when they are emptied.
  *
  *   single     one, emptied at each change of CR3 or of pretended privilege
  *   ondemand   one for each privilege, emptied when CR3 is loaded
- *   tagged     those of the last address spaces are kept, by CR3; when CR3 is loaded what they hold is compared with the
- *              guest's tables, unless bit 63 says that it need not be
- *   proactive  the same, but the guest's tables are watched: a write to one takes what was mapped through it out of all
- *              spaces, so that loading CR3 costs nothing
+ *   tagged     those of the last address spaces are kept, by CR3; when CR3 is loaded what they hold is compared with
+ * the guest's tables, unless bit 63 says that it need not be proactive  the same, but the guest's tables are watched: a
+ * write to one takes what was mapped through it out of all spaces, so that loading CR3 costs nothing
  *
  * All but ondemand and single rely on more than the architecture demands to be forgotten: a processor may enter any
  * translation that the tables hold at any time, so what agrees with the tables is always right (SDM vol. 3, 4.10.4).
  *
- * Recycled tables. A guest does not say when a page stops being a page table. One that is written IDLE_MAX times without a
- * walk through it in between is taken for one that has; it is a table again as soon as it is walked.
+ * Recycled tables. A guest does not say when a page stops being a page table. One that is written IDLE_MAX times
+ * without a walk through it in between is taken for one that has; it is a table again as soon as it is walked.
  *
  * Bounds: SPACES_MAX processes, PAGES_MAX pages, the host's number of mappings in each. Whatever is full is emptied.
  */
@@ -34,7 +34,7 @@
 #define RUN_LARGE 256 /* pages on either side, of one large page, or without paging */
 #define RUN_SMALL 16
 #define IDLE_MAX 64u
-#define NARROW_MASK 0xfffffull /* pages of 32-bit code */
+#define NARROW_MASK 0xfffffull  /* pages of 32-bit code */
 #define WINDOW_DEFAULT 0x50000u /* where few guests have anything: between programs and libraries */
 #define WINDOW_TRIES 64u
 
@@ -61,7 +61,8 @@ static uint32_t frame_first(const struct trap *t, uint32_t frame)
     return t->frames[frame] - 1;
 }
 
-static struct page *page_add(struct trap *t, struct space *s, uint64_t vpage, uint32_t frame, unsigned rights, unsigned large)
+static struct page *page_add(struct trap *t, struct space *s, uint64_t vpage, uint32_t frame, unsigned rights,
+                             unsigned large)
 {
     uint32_t number = t->free_page;
     if (number != NONE)
@@ -244,8 +245,8 @@ static bool tables_note(struct trap *t, struct space *s, gva_t gva, const struct
     unsigned shift = log2_of(walk->size);
     for (unsigned i = walk->entry_count; i-- > 0;) {
         struct page_backing backing = memory_page(t->v->memory, walk->entry_gpa[i]);
-        struct table table = {.entry_shift = (uint8_t)shift, .entry_size = (uint8_t)walk->entry_size,
-                              .space = (uint8_t)(s - t->spaces)};
+        struct table table = {
+            .entry_shift = (uint8_t)shift, .entry_size = (uint8_t)walk->entry_size, .space = (uint8_t)(s - t->spaces)};
         shift += entry_bits(&table);
         table.base = shift < 64 ? gva >> shift << shift : 0;
         if (backing.kind != PAGE_RAM)
@@ -382,7 +383,8 @@ static enum vectors vectors_of(const struct trap *t)
     const struct vcpu *v = t->v;
     if (v->cpl != 3 || (v->cr0 & (CR0_EM | CR0_TS)) || !(v->cr4 & CR4_OSFXSR))
         return VECTORS_NONE;
-    bool avx = (v->cr4 & CR4_OSXSAVE) && (v->xcr0 & (XCR0_SSE | XCR0_AVX)) == (XCR0_SSE | XCR0_AVX) && t->ymm_offset != 0;
+    bool avx =
+        (v->cr4 & CR4_OSXSAVE) && (v->xcr0 & (XCR0_SSE | XCR0_AVX)) == (XCR0_SSE | XCR0_AVX) && t->ymm_offset != 0;
     return avx ? VECTORS_AVX : VECTORS_SSE;
 }
 
@@ -400,7 +402,8 @@ static struct space_key key_of(const struct trap *t)
 
 static bool key_equal(const struct space_key *a, const struct space_key *b)
 {
-    return a->cr3 == b->cr3 && a->kind == b->kind && a->paging == b->paging && a->wide == b->wide && a->vectors == b->vectors;
+    return a->cr3 == b->cr3 && a->kind == b->kind && a->paging == b->paging && a->wide == b->wide &&
+           a->vectors == b->vectors;
 }
 
 static struct space *space_with(struct trap *t, const struct space_key *key)
@@ -469,7 +472,8 @@ static bool page_agrees(struct trap *t, const struct space *s, const struct page
 {
     struct walk walk;
     uint32_t error;
-    if (!walk_page_tables(t->v, page_guest(s, page) << PAGE_SHIFT, access_current(t->v), true, &walk, &error) || !walk.accessed)
+    if (!walk_page_tables(t->v, page_guest(s, page) << PAGE_SHIFT, access_current(t->v), true, &walk, &error) ||
+        !walk.accessed)
         return false;
     struct page_backing backing = memory_page(t->v->memory, walk.gpa);
     if (backing.kind != PAGE_RAM || frame_of(t, &backing) != page->frame)
@@ -547,7 +551,8 @@ static bool run_enter(struct trap *t, struct space *s, const struct run *run)
 }
 
 /* The page `distance` pages away, if the guest has used it and it is not mapped. */
-static bool sibling_find(struct trap *t, struct space *s, gva_t gva, const struct walk *walk, int distance, struct run *found)
+static bool sibling_find(struct trap *t, struct space *s, gva_t gva, const struct walk *walk, int distance,
+                         struct run *found)
 {
     gva_t to = gva + (int64_t)distance * PAGE_SIZE;
     struct walk sibling;
@@ -597,7 +602,8 @@ static void window_move(struct trap *t, struct space *s, uint64_t wanted)
         t->random = t->random * 6364136223846793005ull + 1442695040888963407ull;
         s->window = (uint32_t)(t->random >> 44);
         uint64_t code = space_code_page(s, t->v->rip);
-        if (s->window != 0 && code != wanted && sandboxes_can_map(t->family, code << PAGE_SHIFT) && page_find(t, s, code) == NULL)
+        if (s->window != 0 && code != wanted && sandboxes_can_map(t->family, code << PAGE_SHIFT) &&
+            page_find(t, s, code) == NULL)
             break;
     }
     t->count.windows++;
@@ -628,7 +634,10 @@ bool space_fill(struct trap *t, struct space *s, gva_t gva)
     }
     if (rights == 0 || (known != NULL && known->frame == frame && (known->rights & rights) == rights))
         return false;
-    struct run run = {.vpage = gva >> PAGE_SHIFT, .frame = frame, .count = 1, .rights = rights,
+    struct run run = {.vpage = gva >> PAGE_SHIFT,
+                      .frame = frame,
+                      .count = 1,
+                      .rights = rights,
                       .large = walk.size > PAGE_SIZE ? log2_of(walk.size) - PAGE_SHIFT : 0};
     if (side_enter(t, s, gva, &walk, -1, &run) && side_enter(t, s, gva, &walk, 1, &run))
         run_enter(t, s, &run);

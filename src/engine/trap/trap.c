@@ -1,12 +1,13 @@
 /* The classical monitor's loop: what can run directly does, until it traps; what cannot is interpreted, or translated.
  *
- * Not direct: real mode, virtual-8086 mode and 16-bit code; segments that are not flat; single-stepping, breakpoints and
- * interrupt shadows (engine/events.h); pages that the host cannot map (below its lowest address, device memory and ROM); the
- * kernels of 64-bit guests, whose addresses belong to the host's kernel; and, if the user says so, all kernels: then guest
- * kernels are translated, or interpreted, and guest programs run directly, as VMware's first monitor did it.
+ * Not direct: real mode, virtual-8086 mode and 16-bit code; segments that are not flat; single-stepping, breakpoints
+ * and interrupt shadows (engine/events.h); pages that the host cannot map (below its lowest address, device memory and
+ * ROM); the kernels of 64-bit guests, whose addresses belong to the host's kernel; and, if the user says so, all
+ * kernels: then guest kernels are translated, or interpreted, and guest programs run directly, as VMware's first
+ * monitor did it.
  *
- * Instructions are not counted: the processor does not say how many it has executed. So there is no repeatable run, and when
- * run() is given a count to stop at it interprets.
+ * Instructions are not counted: the processor does not say how many it has executed. So there is no repeatable run, and
+ * when run() is given a count to stop at it interprets.
  */
 #include "engine/trap/trap.h"
 

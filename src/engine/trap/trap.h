@@ -1,5 +1,5 @@
-/* The classical monitor: guest code, kernel and user alike, runs on the processor itself, without privilege, and the monitor
- * does what traps (Popek and Goldberg 1974). docs/trap.md tells the story. */
+/* The classical monitor: guest code, kernel and user alike, runs on the processor itself, without privilege, and the
+ * monitor does what traps (Popek and Goldberg 1974). docs/trap.md tells the story. */
 #ifndef RING3_ENGINE_TRAP_TRAP_H
 #define RING3_ENGINE_TRAP_TRAP_H
 

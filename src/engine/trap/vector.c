@@ -1,8 +1,9 @@
 /* The guest's x87, SSE and AVX state while code runs directly: in the registers of one sandbox, or in struct vcpu.
  *
- * It is moved only when somebody else needs it: an instruction of that kind that is interpreted, another space in which code
- * may use it, the engine that runs the kernel. Kernel spaces never have it: there such instructions are patched, since a
- * kernel uses few, and its entry and exit would otherwise have to move some 800 bytes through the host's kernel each time.
+ * It is moved only when somebody else needs it: an instruction of that kind that is interpreted, another space in which
+ * code may use it, the engine that runs the kernel. Kernel spaces never have it: there such instructions are patched,
+ * since a kernel uses few, and its entry and exit would otherwise have to move some 800 bytes through the host's kernel
+ * each time.
  *
  * The area is the processor's own, in standard format (SDM vol. 1, 13.4). What AMD processors do not store (FIP, FDP
  * without a pending exception) is 0 for the guest, as it is there. */
@@ -116,7 +117,9 @@ bool vector_is_used_by(const struct insn *in)
     case ROW_FRSTOR:
     case ROW_FNSTENV:
     case ROW_FLDENV:
-    case ROW_XGETBV: return true;
-    default: return false;
+    case ROW_XGETBV:
+        return true;
+    default:
+        return false;
     }
 }
