@@ -44,7 +44,26 @@ attempt() # whom
     verdict "$1: nothing was written by a system call of the host's" $?
 }
 
+# Somebody kills sandboxes: the guest ends as after a triple fault, or goes on if the sandbox had none of its registers.
+killed()
+{
+    "$ring3" run --engine trap -m 64 --kernel "$(dirname "$program")/stress32.elf" --append 'seed=1 steps=1000000' \
+        --serial null --debugcon null --no-reboot --timeout 4 </dev/null >"$out/text" 2>"$out/errors" &
+    local pid=$! n=0 child
+    sleep 1
+    for child in $(cat /proc/$pid/task/*/children); do
+        n=$((n + 1))
+        [ $((n % 2)) = "$1" ] && kill -9 "$child"
+    done
+    wait $pid
+    status=$?
+    [ $n -gt 1 ] && { [ $status = 4 ] || [ $status = 8 ]; }
+    verdict "half of $n processes are killed: status $status" $?
+}
+
 as=""
+killed 0
+killed 1
 attempt "$(id -un)"
 if [ "$(id -u)" = 0 ] && setpriv --reuid=65534 --regid=65534 --clear-groups test -r "$program" -a -x "$ring3"; then
     as="setpriv --reuid=65534 --regid=65534 --clear-groups"

@@ -265,11 +265,10 @@ static void handle_signal(struct trap *t, struct space *s, const struct sandbox_
 /* ---- a run ---- */
 
 /* A sandbox was killed by the host while it had the guest's registers: they are lost. */
-static void lost(struct trap *t, struct space *s)
+void registers_lost(struct trap *t)
 {
     struct vcpu *v = t->v;
     log_warn(v->log, "trap: the host has ended a sandbox, and the guest's registers with it");
-    space_lost(t, s);
     struct exit exit = {.reason = EXIT_TRIPLE_FAULT, .vector = VECTOR_DF};
     v->shutdown_rip = v->rip;
     v->activity = ACTIVITY_SHUTDOWN;
@@ -307,6 +306,8 @@ bool direct_run(struct trap *t)
     struct space *s = space_current(t);
     if (s == NULL || !code_is_ready(t, s) || !space_ready(t, s))
         return false;
+    if (v->activity != ACTIVITY_RUNNING) /* the vector state was lost on the way here */
+        return true;
     if (t->last_run != s) {
         t->last_run = s;
         t->count.switches++;
@@ -325,7 +326,8 @@ bool direct_run(struct trap *t)
     struct sandbox_stop stop = sandbox_run(s->box, &regs);
     sandboxes_run_end(t->family);
     if (stop.kind == SANDBOX_DEAD) {
-        lost(t, s);
+        registers_lost(t);
+        space_lost(t, s);
         return true;
     }
     if (stop.kind == SANDBOX_SYSCALL)

@@ -201,6 +201,8 @@ void vector_give(struct trap *t, struct space *s);
 bool vector_is_used_by(const struct insn *in);
 
 /* ---- handle.c ---- */
+/* A sandbox was killed while it had some of the guest's registers: the guest cannot go on. */
+void registers_lost(struct trap *t);
 /* Whether code of the current mode can run directly. */
 bool direct_possible(const struct trap *t);
 /* Runs guest code directly until it traps once, and does what the trap asks for. False: interpret what is next. */

@@ -45,8 +45,10 @@ void vector_fetch(struct trap *t)
     size_t size = XSTATE_MAX;
     bool ok = sandbox_xstate_get(t->vector_owner->box, t->xstate, &size);
     t->vector_owner = NULL;
-    if (!ok || size < XSTATE_HEADER + 64)
-        return; /* it is gone, and space_lost() will end the guest */
+    if (!ok || size < XSTATE_HEADER + 64) {
+        registers_lost(t);
+        return;
+    }
     t->xstate_size = size;
     struct x87_image *x87 = fpu_x87(fpu);
     memcpy(fpu->x87, t->xstate, LEGACY_BYTES);
