@@ -49,16 +49,16 @@ killed()
 {
     "$ring3" run --engine trap -m 64 --kernel "$(dirname "$program")/stress32.elf" --append 'seed=1 steps=1000000' \
         --serial null --debugcon null --no-reboot --timeout 4 </dev/null >"$out/text" 2>"$out/errors" &
-    local pid=$! n=0 child
+    local pid=$! processes=0 child
     sleep 1
     for child in $(cat /proc/$pid/task/*/children); do
-        n=$((n + 1))
-        [ $((n % 2)) = "$1" ] && kill -9 "$child"
+        processes=$((processes + 1))
+        [ $((processes % 2)) = "$1" ] && kill -9 "$child"
     done
     wait $pid
     status=$?
-    [ $n -gt 1 ] && { [ $status = 4 ] || [ $status = 8 ]; }
-    verdict "half of $n processes are killed: status $status" $?
+    [ $processes -gt 1 ] && { [ $status = 4 ] || [ $status = 8 ]; }
+    verdict "half of $processes processes are killed: status $status" $?
 }
 
 as=""
