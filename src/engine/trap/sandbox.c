@@ -96,6 +96,7 @@ struct sandbox {
     struct sandboxes *family;
     pid_t pid;
     bool dead;
+    int cpu;     /* of the host, that it is to run on; -1: not said yet */
     bool failed;       /* the host has refused something, and nothing is mapped */
     unsigned mappings; /* at most so many */
     unsigned queued;
@@ -388,6 +389,7 @@ struct sandbox *sandbox_create(struct sandboxes *f, struct error *err)
     struct sandbox *box = calloc(1, sizeof *box);
     check(box != NULL);
     box->family = f;
+    box->cpu = -1;
     unsigned long pid = 0;
     int error = call_do(f, f->mother, SYS_clone, CLONE_PARENT | SIGCHLD, 0, 0, 0), status;
     if (error != 0 || ptrace(PTRACE_GETEVENTMSG, f->mother, NULL, &pid) != 0 || pid == 0) {
@@ -435,6 +437,21 @@ bool sandbox_set_code_base(struct sandbox *box, uint32_t base)
 
 /* ---- mappings ---- */
 
+/* The monitor waits while the sandbox runs, and the other way round. On two CPUs each stop would wake one that has gone to
+ * sleep, which costs many times more than the change of process; so it runs where the monitor is now. If the host does
+ * not want that, it is slower. */
+static void follow_monitor(struct sandbox *box)
+{
+    int cpu = sched_getcpu();
+    if (cpu == box->cpu || cpu < 0 || cpu >= CPU_SETSIZE)
+        return;
+    cpu_set_t set;
+    CPU_ZERO(&set);
+    CPU_SET(cpu, &set);
+    sched_setaffinity(box->pid, sizeof set, &set);
+    box->cpu = cpu;
+}
+
 bool sandbox_commit(struct sandbox *box)
 {
     struct sandboxes *f = box->family;
@@ -448,6 +465,7 @@ bool sandbox_commit(struct sandbox *box)
     unsigned count = box->queued;
     box->queued = 0;
     f->count.commits++;
+    follow_monitor(box);
     int error = loop_run(f, box->pid, count, NULL);
     if (error == 0)
         return ok;
@@ -540,6 +558,7 @@ struct sandbox_stop sandbox_run(struct sandbox *box, struct sandbox_regs *regs)
     check(box->queued == 0 && !box->failed);
     regs->orig_rax = UINT64_MAX; /* no system call to start again */
     f->count.resumes++;
+    follow_monitor(box);
     if (box->dead || ptrace(PTRACE_SETREGS, box->pid, NULL, regs) != 0 ||
         ptrace(PTRACE_SYSEMU, box->pid, NULL, NULL) != 0) {
         box->dead |= errno == ESRCH;
