@@ -4,7 +4,7 @@
  *
  * SDM vol. 3, 8.1 (locked operations, cross-modifying code), 8.2 (memory ordering), 8.4 (start-up), 4.10.5 (shootdown); MP
  * specification 1.4. Oracle: the manual; sums that only atomic operations can give. Arguments: cpus=N, how many there must be;
- * rounds=N, how much is done of everything. */
+ * rounds=N, how much is done of everything; reset: only a reset while all run. */
 #include "smp.h"
 
 #ifdef __x86_64__
@@ -815,12 +815,39 @@ static void test_interrupts(void)
     test_x2apic();
 }
 
+/* The machine is reset while all processors run; memory is as it was, so the second time is known. */
+static void test_reset(void)
+{
+    volatile uint32_t *mark = (volatile uint32_t *)0x3000000;
+    if (*mark != 0x5e71e5e7) {
+        *mark = 0x5e71e5e7;
+        smp_start(cpus);
+        running = 0;
+        for (unsigned cpu = 1; cpu < cpus; cpu++)
+            smp_spawn(cpu, job_spin);
+        while (running < 1000)
+            relax();
+        outb(0xcf9, 6);
+        for (;;)
+            relax();
+    }
+    *mark = 0;
+    ok_equal(smp_arrivals, 0, "after a reset the others wait for a startup IPI");
+    ok_equal(smp_start(cpus), cpus, "and start again");
+    smp_run(cpus, job_identify);
+    ok_equal(started[cpus - 1], 1, "and work");
+}
+
 void test_main(void)
 {
     cpus = (unsigned)argument("cpus=", 2);
     rounds = (uint32_t)argument("rounds=", 2000);
     if (cpus < 2 || cpus > CPUS_MAX)
         bail_out("cpus=%u", cpus);
+    if (strstr(guest_arguments, "reset") != NULL) {
+        test_reset();
+        return;
+    }
     test_found();
     test_locked();
     test_ordering();
