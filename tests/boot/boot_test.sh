@@ -4,7 +4,8 @@
 # usage: boot_test.sh RING3 KIND ENGINE [OPTION...]      KIND: cloud, amd64, 686; options go to `ring3 run`
 #
 # The guest's /init (guest/initrd/init) prints "CHECK key=value" lines under ring3.test; each is compared with what it must
-# be here. Exit status 0 when all is well, 77 when there is no kernel image (scripts/guest-image.sh makes them).
+# be here. Exit status 0 when all is well, 77 when there is no kernel image (scripts/guest-image.sh makes them) or
+# the host does not permit the engine.
 set -u
 ring3=$(realpath "$1")
 kind=$2
@@ -19,6 +20,10 @@ failures=0
 
 if [ ! -s "$images/vmlinuz" ] || [ ! -s "$images/initrd" ]; then
     echo "no image of $kind: scripts/guest-image.sh $kind makes it"
+    exit 77
+fi
+
+if "$ring3" engines | grep -A1 "^$engine " | grep 'not usable here: '; then
     exit 77
 fi
 

@@ -4,10 +4,8 @@ ring3=$1 engine=$2 program=$3
 out=$(mktemp -d) || exit 99
 trap 'rm -rf "$out"' EXIT
 n=0
-if ! "$ring3" engines | grep -A1 "^$engine " | grep -q '^ *usable'; then
-    echo "1..0 # SKIP $("$ring3" engines | grep -A1 "^$engine " | tail -n 1)"
-    exit 0
-fi
+. "$(dirname "$0")/usable.sh"
+usable_or_skip "$ring3" "$engine"
 
 # check WHAT STATUS PATTERN COMMAND-LINE [option...]: PATTERN must be in what was printed; - for nothing in particular.
 check()

@@ -2,6 +2,8 @@
 # Guests that execute junk: hostile.sh RING3 ENGINE hostile.elf [seeds]. Whatever the guest does, ring3 must end with a status
 # that it documents, and not by a signal. Prints TAP. A seed repeats where the clock can be the instruction count.
 ring3=$1 engine=$2 program=$3 seeds=${4:-12}
+. "$(dirname "$0")/usable.sh"
+usable_or_skip "$ring3" "$engine"
 clock=instructions
 [ "$engine" = trap ] && clock=host
 text=$(mktemp) || exit 99

@@ -2,6 +2,8 @@
 # The engine trap under every shadow policy, and with each way to run the guest's kernel: policies.sh RING3 DIRECTORY. The programs
 # must pass, and stress32 must print the interpreter's sums. Prints TAP; what each cost is in its comments.
 ring3=$1 programs=$2
+. "$(dirname "$0")/usable.sh"
+usable_or_skip "$ring3" trap
 out=$(mktemp -d) || exit 99
 trap 'rm -rf "$out"' EXIT
 n=0

@@ -12,6 +12,8 @@ if [ "$engine" = qemu ] && ! command -v qemu-system-x86_64 >/dev/null; then
     echo "1..0 # SKIP qemu-system-x86_64 is not installed (Debian: qemu-system-x86)"
     exit 0
 fi
+. "$(dirname "$0")/usable.sh"
+[ "$engine" = qemu ] || usable_or_skip "$ring3" "$engine"
 
 # boot KERNEL COMMAND-LINE: standard input is what is typed; $out/text and $out/marks are what came out of the serial port and
 # port 402h (on QEMU behind what the BIOS says there). Sets status.

@@ -4,6 +4,8 @@
 # say what failed. Anything else, such as a sanitizer's report, is a bail-out.
 ring3=$1 engine=$2 program=$3
 shift 3
+. "$(dirname "$0")/usable.sh"
+usable_or_skip "$ring3" "$engine"
 work=$(mktemp -d) || exit 99
 trap 'rm -rf "$work"' EXIT
 "$ring3" run --engine "$engine" -m 64 --kernel "$program" --serial null --debugcon stdio --timeout 60 "$@" \

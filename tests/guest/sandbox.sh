@@ -3,6 +3,8 @@
 # tell; without them it can get into 64-bit code and make the host's system calls, and must be stopped there. All of it also as
 # a user without rights, where that can be tried. Prints TAP.
 ring3=$1 program=$2
+. "$(dirname "$0")/usable.sh"
+usable_or_skip "$ring3" trap
 out=$(mktemp -d) || exit 99
 chmod 755 "$out"
 trap 'rm -rf "$out"' EXIT

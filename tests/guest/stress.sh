@@ -7,6 +7,8 @@
 # FIRST_SEED (1) says where the seeds begin; STRESS_OPTIONS are further options for ring3.
 ring3=$1 engine=$2 programs=$3 seeds=${4:-4} steps=${5:-1500}
 first=${FIRST_SEED:-1}
+. "$(dirname "$0")/usable.sh"
+usable_or_skip "$ring3" "$engine"
 out=$(mktemp -d) || exit 99
 trap 'rm -rf "$out"' EXIT
 n=0
