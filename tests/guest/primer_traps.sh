@@ -43,14 +43,24 @@ is()
     verdict "$what" "$verdict"
 }
 
+# readblock KERNEL: by the host's clock a tick may come before the program has begun to wait, and another one runs for a
+# while; then once more.
+readblock()
+{
+    for _ in 1 2 3 4 5; do
+        measure "$1" run=readblock
+        [ "$(count cr3)" != 2 ] || break
+    done
+}
+
 for bits in '' 64; do
     measure "primer$bits" run=write4
     is "write4, primer$bits: six traps, of which four are stores" traps=6 gates=1 privileged=1 mmio=4 cr3=0 shadow=2
     measure "primer$bits-pv" run=write4
     is "write4, primer$bits-pv: three" traps=3 gates=2 privileged=1 mmio=0 cr3=0 shadow=2
-    measure "primer$bits" run=readblock
+    readblock "primer$bits"
     is "readblock, primer$bits: two loads of CR3" cr3=2
-    measure "primer$bits-pv" run=readblock
+    readblock "primer$bits-pv"
     is "readblock, primer$bits-pv: two switches" cr3=2
 done
 
