@@ -105,6 +105,7 @@ static int setup(void **state)
     struct bench *b = &m->system.bench;
     struct vcpu *v = b->v;
     struct error err = {""};
+    v->model = &b->model; /* it has moved */
     system_model(&m->system, "max");
     if (!engine_kvm.limit(&b->model, &err))
         fail_msg("%s", err.message);
