@@ -21,7 +21,7 @@ run: ## build everything and boot Debian's kernel to a shell on this terminal
 	@scripts/build.sh $(BUILD)
 	@scripts/run.sh $(KIND)
 
-test: ## set up and run every test, about twenty minutes on two cores
+test: ## set up and run every test, some fifteen minutes on two cores
 	@scripts/setup.sh --if-needed
 	@scripts/test.sh
 
