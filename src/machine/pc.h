@@ -1,6 +1,6 @@
 /* The board: an i440FX/PIIX PC with its chips, addresses and interrupt wiring.
  *
- * pc.c is the only file that knows addresses, interrupt numbers and the list of devices. It owns the chips; what they ask
+ * Only pc*.c know addresses, interrupt numbers and the list of devices. The board owns the chips; what they ask
  * of the machine as a whole comes out through struct pc_ops. Threads: everything under the device lock.
  */
 #ifndef RING3_MACHINE_PC_H

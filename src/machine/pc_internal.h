@@ -1,0 +1,122 @@
+/* The board's parts as the files of pc*.c share them: struct pc, addresses, interrupt numbers. Nobody else includes this.
+ *
+ *   pc.c          chips, wires, ports, reset
+ *   pc_cpus.c     between processors and their local APICs
+ */
+#ifndef RING3_MACHINE_PC_INTERNAL_H
+#define RING3_MACHINE_PC_INTERNAL_H
+
+#include "device/apic_bus.h"
+#include "device/debugcon.h"
+#include "device/debugexit.h"
+#include "device/i440fx.h"
+#include "device/i8042.h"
+#include "device/i8254.h"
+#include "device/i8259.h"
+#include "device/ioapic.h"
+#include "device/irq_or.h"
+#include "device/lapic.h"
+#include "device/mc146818.h"
+#include "device/pci.h"
+#include "device/piix3.h"
+#include "device/piix4_pm.h"
+#include "device/port92.h"
+#include "device/pvpanic.h"
+#include "device/uart16550.h"
+#include "machine/pc.h"
+
+#define ISA_IRQS 16u
+
+enum {
+    IRQ_TIMER = 0,
+    IRQ_KEYBOARD = 1,
+    IRQ_COM1 = 4,
+    IRQ_RTC = 8,
+    IRQ_SCI = 9,
+    IRQ_PCI_A = 10,
+    IRQ_PCI_B = 11,
+    IRQ_MOUSE = 12,
+    IRQ_FPU = 13,
+};
+
+enum {
+    PORT_PIC_MASTER = 0x20,
+    PORT_PIT = 0x40,
+    PORT_KBC_DATA = 0x60,
+    PORT_SYSTEM_B = 0x61,
+    PORT_KBC_COMMAND = 0x64,
+    PORT_RTC = 0x70,
+    PORT_SYSTEM_A = 0x92,
+    PORT_PIC_SLAVE = 0xa0,
+    PORT_APM = 0xb2,
+    PORT_DEBUG_EXIT = 0xf4,
+    PORT_COM1 = 0x3f8,
+    PORT_DEBUGCON = 0x402,
+    PORT_ELCR = 0x4d0,
+    PORT_PVPANIC = 0x505,
+    PORT_PM = 0x600,
+    PORT_PCI_ADDRESS = 0xcf8,
+    PORT_RCR = 0xcf9,
+    PORT_PCI_DATA = 0xcfc,
+};
+
+#define IOAPIC_BASE 0xfec00000u
+#define PIIX_SLOT 1u
+#define PIIX3_PIRQ_ROUTE 0x60u
+#define VIDEO_BASE 0xa0000u /* where a display adapter's memory would be seen */
+#define VIDEO_SIZE 0x20000u
+#define PCI_HOLE_BASE 0xc0000000u
+#define PCI_HOLE_END 0xfec00000u
+#define RCR_FULL_RESET 0x06u
+
+/* Who pulls an ISA wire. */
+enum { WIRE_LEGACY, WIRE_PIRQ, WIRE_SCI };
+
+struct pc_cpu {
+    struct pc *pc;
+    unsigned index;
+    struct vcpu *vcpu;
+    struct lapic *lapic;
+    bool mapped;       /* the local APIC's page, ... */
+    gpa_t mapped_base; /* ... here */
+};
+
+struct pc {
+    struct pc_config config;
+    struct irq_or wire[ISA_IRQS];
+    struct i8259 *pic;
+    struct i8254 *pit;
+    struct mc146818 *rtc;
+    struct uart16550 *com1;
+    struct i8042 *kbc;
+    struct port92 *port92;
+    struct debugexit *debugexit;
+    struct pvpanic *pvpanic;
+    struct debugcon *debugcon;
+    struct apic_bus *apic_bus;
+    struct ioapic *ioapic;
+    struct pci_host *pci;
+    struct i440fx *i440fx;
+    struct piix3 *piix3;
+    struct piix4_pm *pm;
+    bool a20_kbc, a20_port92;
+    unsigned cpu_count;
+    uint32_t cpu_signature, cpu_features; /* CPUID 1 after a reset; asked for once, since it takes the lock */
+    struct pc_cpu cpus[];
+};
+
+/* The wire of an ISA interrupt, for one of those that pull it. */
+static inline struct irq_line wire(struct pc *pc, unsigned irq, unsigned source)
+{
+    return (struct irq_line){.set = irq_or_set, .opaque = &pc->wire[irq], .n = source};
+}
+
+/* The guest, or a chip for it, wants the machine reset. */
+void pc_request_reset(struct pc *pc);
+
+/* pc_cpus.c */
+bool pc_create_processors(struct pc *pc, struct error *err);
+/* Local APICs to their state after power-on; the first one's in virtual wire mode. */
+void pc_reset_processors(struct pc *pc);
+
+#endif
