@@ -5,13 +5,17 @@
 #   test.sh asan    only the sanitized part
 #
 # Order: quick things first, whole kernels and fuzzing last. The last line counts; the exit status is 0 only if all passed.
+# What failed is said once more just above it: the names of the tests, and the last lines that each of them printed.
 set -u
 cd "$(dirname "$0")/.." || exit 1
 build=${BUILD:-build}
 what=${1:-all}
 passed=0 failed=0 skipped=0 cases=0
 notes=()
+tail_lines=60
 started=$SECONDS
+failures=$(mktemp) || exit 1
+trap 'rm -f "$failures"' EXIT
 
 heading() { echo; echo "== $* =="; }
 
@@ -28,6 +32,25 @@ count()
     [ -f "$1" ] && cases=$((cases + $(grep -cE '^(\[       OK \]|ok [0-9]+)' "$1")))
 }
 
+# remember SUITE RECORDS: the tests of meson's records (a JSON object in each line) that failed, with the end of what they
+# printed, for the last screen.
+remember()
+{
+    [ -f "$2" ] && python3 - "$1" "$2" "$tail_lines" >>"$failures" <<'EOF'
+import json, sys
+suite, records, lines = sys.argv[1], sys.argv[2], int(sys.argv[3])
+for record in open(records, encoding='utf-8', errors='replace'):
+    test = json.loads(record)
+    if test['result'] in ('OK', 'EXPECTEDFAIL', 'SKIP'):
+        continue
+    print(f"\n-- {suite}: {test['name']}: {test['result']} (status {test['returncode']}, {test['duration']:.1f} s)")
+    text = (test.get('stdout') or '') + (test.get('stderr') or '')
+    text = text.rstrip().split('\n')
+    early = [line for line in text[:-lines] if line.startswith('not ok')] # TAP: the end need not be what went wrong
+    print('\n'.join(early[:20] + text[-lines:]))
+EOF
+}
+
 # suite NAME BUILD MESON-TEST-ARGUMENT...
 suite()
 {
@@ -42,22 +65,30 @@ suite()
     if [ "$status" != 0 ] && ! grep -qE '^(Fail|Timeout): *[1-9]' "$out"; then
         failed=$((failed + 1))
     fi
-    [ "$status" = 0 ] || notes+=("$name failed: see $dir/meson-logs/$name.txt")
+    if [ "$status" != 0 ]; then
+        notes+=("$name failed: see $dir/meson-logs/$name.txt")
+        remember "$name" "$dir/meson-logs/$name.json"
+    fi
     rm -f "$out"
 }
 
 # step NAME COMMAND...: one more test
 step()
 {
-    local name=$1
+    local name=$1 out status
     shift
     heading "$name"
-    if "$@"; then
+    out=$(mktemp) || exit 1
+    "$@" 2>&1 | tee "$out"
+    status=${PIPESTATUS[0]}
+    if [ "$status" = 0 ]; then
         passed=$((passed + 1))
     else
         failed=$((failed + 1))
         notes+=("$name failed")
+        { echo; echo "-- $name: status $status"; tail -n "$tail_lines" "$out"; } >>"$failures"
     fi
+    rm -f "$out"
 }
 
 build_or_stop()
@@ -88,6 +119,7 @@ else
     suite boot "$build" --suite boot
 fi
 
+[ -s "$failures" ] && { heading "what failed"; cat "$failures"; }
 echo
 for note in "${notes[@]}"; do
     echo "$note"
