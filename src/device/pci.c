@@ -12,10 +12,13 @@
  * The configuration address register decodes double words only, as the 440FX does: bytes and words at CF8h..CFBh belong
  * to other chips (the PIIX3's reset control is at CF9h), so they read as ones and are dropped here.
  *
+ * The expansion ROM is a seventh base address, with an enable bit of its own; it is decoded while that and the memory space
+ * are enabled. (Chips that share a decoder with another base address do not exist here.)
+ *
  * INTx: each PIRQ wire is the OR of the pins soldered to it, kept as a count of asserting functions.
  *
- * Not emulated: other buses and type 1 cycles (reads give ones, as a master abort does), expansion ROMs, parity and
- * SERR#, the status bits for aborts, configuration mechanism 2.
+ * Not emulated: other buses and type 1 cycles (reads give ones, as a master abort does), parity and SERR#,
+ * the status bits for aborts, configuration mechanism 2.
  */
 #include "device/pci.h"
 
@@ -45,6 +48,12 @@ struct pci_bar {
     void *dev;
 };
 
+struct pci_rom {
+    uint8_t *bytes; /* NULL: none */
+    uint64_t size;
+    uint64_t mapped_at;
+};
+
 struct pci_function {
     struct pci_host *host;
     unsigned slot;
@@ -53,6 +62,7 @@ struct pci_function {
     unsigned capabilities_end;
     bool on_wire; /* whether it is counted in host->asserting */
     struct pci_bar bar[PCI_BARS];
+    struct pci_rom rom;
     uint8_t writable[PCI_CONFIG_SIZE];
     uint8_t clearable[PCI_CONFIG_SIZE];
     struct pci_function_state state;
@@ -206,6 +216,31 @@ static void bars_update(struct pci_function *function)
     }
 }
 
+static void rom_unmap(struct pci_function *function)
+{
+    struct pci_rom *rom = &function->rom;
+    if (rom->mapped_at != NOT_MAPPED)
+        memory_unmap_device(function->host->memory, rom->mapped_at, rom->bytes);
+    rom->mapped_at = NOT_MAPPED;
+}
+
+static void rom_update(struct pci_function *function)
+{
+    struct pci_rom *rom = &function->rom;
+    if (rom->bytes == NULL)
+        return;
+    uint32_t value = pci_config_get32(function, PCI_EXPANSION_ROM);
+    uint64_t wanted = value & ~(rom->size - 1);
+    bool enabled = value & PCI_EXPANSION_ROM_ENABLE && pci_config_get16(function, PCI_COMMAND) & PCI_COMMAND_MEMORY;
+    if (!enabled || wanted == 0 || wanted + (rom->size - 1) == UINT32_MAX)
+        wanted = NOT_MAPPED;
+    if (wanted == rom->mapped_at)
+        return;
+    rom_unmap(function);
+    if (wanted != NOT_MAPPED && memory_map_rom(function->host->memory, wanted, rom->size, rom->bytes, NULL))
+        rom->mapped_at = wanted;
+}
+
 static struct pci_function *function_at(struct pci_host *host, unsigned slot, unsigned function)
 {
     return slot < PCI_SLOTS && function < PCI_FUNCTIONS ? host->functions[slot][function] : NULL;
@@ -234,8 +269,9 @@ void pci_host_write(struct pci_host *host, unsigned slot, unsigned number, unsig
         *config = (uint8_t)((*config & ~writable) | (byte & writable));
         *config &= (uint8_t) ~(byte & clearable);
     }
-    if (offset < PCI_BAR0 + 4 * PCI_BARS && offset + size > PCI_COMMAND) {
+    if (offset < PCI_EXPANSION_ROM + 4 && offset + size > PCI_COMMAND) {
         bars_update(function);
+        rom_update(function);
         irq_update(function);
     }
     if (function->ops->config_written != NULL)
@@ -311,6 +347,8 @@ void pci_host_destroy(struct pci_host *host)
             for (unsigned i = 0; i < PCI_BARS; i++)
                 if (function->bar[i].size != 0)
                     bar_unmap(function, &function->bar[i]);
+            rom_unmap(function);
+            free(function->rom.bytes);
             free(function);
         }
     }
@@ -324,6 +362,7 @@ static void function_reset(struct pci_function *function)
         state->config[i] &= (uint8_t) ~(function->writable[i] | function->clearable[i]);
     state->asserted = false;
     bars_update(function);
+    rom_update(function);
     irq_update(function);
     if (function->ops->reset != NULL)
         function->ops->reset(function->dev);
@@ -392,6 +431,7 @@ struct pci_function *pci_add_function(struct pci_host *host, unsigned slot, unsi
                                       .slot = slot,
                                       .dev = dev,
                                       .ops = desc->ops != NULL ? desc->ops : &no_ops,
+                                      .rom.mapped_at = NOT_MAPPED,
                                       .capabilities_end = 0x40};
     header_init(function, desc);
     host->functions[slot][number] = function;
@@ -421,6 +461,25 @@ void pci_set_bar(struct pci_function *function, unsigned index, enum pci_bar_kin
         set(&function->writable[offset + 4], 4, (uint32_t)(mask >> 32));
     uint32_t type = kind == PCI_BAR_IO ? BAR_IO : (wide ? BAR_MEMORY64 : 0) | (prefetchable ? BAR_PREFETCHABLE : 0);
     pci_config_set32(function, offset, type);
+}
+
+bool pci_set_rom(struct pci_function *function, const uint8_t *bytes, size_t size, struct error *err)
+{
+    struct pci_rom *rom = &function->rom;
+    check(rom->bytes == NULL);
+    if (size == 0 || size > PCI_ROM_MAX)
+        return error_set(err, "an expansion ROM of %zu bytes is not possible (at most %llu)", size, PCI_ROM_MAX);
+    uint64_t room = PAGE_SIZE;
+    while (room < size)
+        room *= 2;
+    rom->bytes = aligned_alloc(PAGE_SIZE, room);
+    if (rom->bytes == NULL)
+        return error_set(err, "out of memory");
+    rom->size = room;
+    memcpy(rom->bytes, bytes, size);
+    memset(rom->bytes + size, 0xff, room - size);
+    set(&function->writable[PCI_EXPANSION_ROM], 4, (uint32_t) ~(room - 1) | PCI_EXPANSION_ROM_ENABLE);
+    return true;
 }
 
 unsigned pci_add_capability(struct pci_function *function, uint8_t id, unsigned length)

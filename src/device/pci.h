@@ -45,6 +45,9 @@
 #define PCI_BAR0 0x10
 #define PCI_SUBSYSTEM_VENDOR 0x2c
 #define PCI_SUBSYSTEM_ID 0x2e
+#define PCI_EXPANSION_ROM 0x30
+#define PCI_EXPANSION_ROM_ENABLE 0x00000001u
+#define PCI_ROM_MAX (16 * MiB)
 #define PCI_CAPABILITIES 0x34
 #define PCI_INTERRUPT_LINE 0x3c
 #define PCI_INTERRUPT_PIN 0x3d
@@ -104,6 +107,11 @@ unsigned pci_free_slot(const struct pci_host *host, unsigned first);
 
 void pci_set_bar(struct pci_function *function, unsigned index, enum pci_bar_kind kind, bool prefetchable,
                  uint64_t size, const struct io_ops *ops, void *dev);
+
+/* The expansion ROM: a copy of `size` bytes, at most PCI_ROM_MAX, is seen where the guest places it, while it enables it. The
+ * register's size is the next power of two, of at least a page; behind the bytes it reads as ones. Once for a function; false
+ * with a message when it is too large or there is no memory. */
+bool pci_set_rom(struct pci_function *function, const uint8_t *bytes, size_t size, struct error *err);
 
 /* Appends a capability of `length` bytes in all (header included, zeroed, read-only) and returns its offset. */
 unsigned pci_add_capability(struct pci_function *function, uint8_t id, unsigned length);

@@ -209,6 +209,48 @@ static void test_bars(void **state)
     assert_int_equal(config_get(b, 3, 0, 4, 2), 0);
 }
 
+/* The expansion ROM: sized with the enable bit clear or set, seen while it and memory space are enabled, above others that lie at
+ * the same place, and gone with a reset. */
+static void test_rom(void **state)
+{
+    struct pci_bench *b = *state;
+    uint8_t image[5000];
+    for (unsigned i = 0; i < sizeof image; i++)
+        image[i] = (uint8_t)(i * 7);
+    assert_int_equal(config_get(b, 3, 0, PCI_EXPANSION_ROM, 4), 0);
+    config_put(b, 3, 0, PCI_EXPANSION_ROM, 4, 0xffffffff); /* there is none yet */
+    assert_int_equal(config_get(b, 3, 0, PCI_EXPANSION_ROM, 4), 0);
+    struct error err;
+    assert_false(pci_set_rom(b->nic, image, 0, &err));
+    assert_false(pci_set_rom(b->nic, image, PCI_ROM_MAX + 1, &err));
+    assert_true(pci_set_rom(b->nic, image, sizeof image, &err));
+    config_put(b, 3, 0, PCI_EXPANSION_ROM, 4, 0xfffff800);
+    assert_int_equal(config_get(b, 3, 0, PCI_EXPANSION_ROM, 4), 0xffffe000); /* 8 KiB */
+    config_put(b, 3, 0, PCI_COMMAND, 2, PCI_COMMAND_MEMORY);
+    config_put(b, 3, 0, PCI_EXPANSION_ROM, 4, 0xfffff801); /* an address that reaches to the end is none */
+    assert_int_equal(memory_mmio_read(b->memory, 0xffffe001, 1), 0xff);
+    config_put(b, 3, 0, PCI_EXPANSION_ROM, 4, 0xe0000000);
+    assert_int_equal(memory_mmio_read(b->memory, 0xe0000001, 1), 0xff);
+    config_put(b, 3, 0, PCI_EXPANSION_ROM, 4, 0xe0000001);
+    assert_int_equal(memory_mmio_read(b->memory, 0xe0000001, 1), 7);
+    assert_int_equal(memory_mmio_read(b->memory, 0xe0000000 + 4999, 1), image[4999]);
+    assert_int_equal(memory_mmio_read(b->memory, 0xe0000000 + 5000, 1), 0xff);
+    memory_mmio_write(b->memory, 0xe0000001, 1, 1);
+    assert_int_equal(memory_mmio_read(b->memory, 0xe0000001, 1), 7);
+
+    static uint8_t other[8192] __attribute__((aligned(4096)));
+    memory_map_rom(b->memory, 0xe0000000, sizeof other, other, NULL);
+    config_put(b, 3, 0, PCI_COMMAND, 2, 0);
+    assert_int_equal(memory_mmio_read(b->memory, 0xe0000001, 1), 0); /* only its own is gone */
+    memory_unmap_device(b->memory, 0xe0000000, other);
+    assert_int_equal(memory_mmio_read(b->memory, 0xe0000001, 1), 0xff);
+    config_put(b, 3, 0, PCI_COMMAND, 2, PCI_COMMAND_MEMORY);
+    assert_int_equal(memory_mmio_read(b->memory, 0xe0000001, 1), 7);
+    pci_host_reset(b->host);
+    assert_int_equal(memory_mmio_read(b->memory, 0xe0000001, 1), 0xff);
+    assert_int_equal(config_get(b, 3, 0, PCI_EXPANSION_ROM, 4), 0);
+}
+
 static void test_capabilities(void **state)
 {
     struct pci_bench *b = *state;
@@ -386,6 +428,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(test_mechanism, setup, teardown),
         cmocka_unit_test_setup_teardown(test_bars, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_rom, setup, teardown),
         cmocka_unit_test_setup_teardown(test_capabilities, setup, teardown),
         cmocka_unit_test_setup_teardown(test_interrupts, setup, teardown),
         cmocka_unit_test_setup_teardown(test_or, setup, teardown),
