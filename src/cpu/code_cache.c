@@ -154,7 +154,7 @@ static struct code_page *page_find(struct vcpu *v, gpa_t gpa, enum code_mode mod
         if (page->gpfn == gpfn && page->mode == mode)
             return page;
     struct page_backing backing = memory_page(v->memory, gpa);
-    if (backing.kind != PAGE_RAM && backing.kind != PAGE_ROM)
+    if ((backing.kind != PAGE_RAM && backing.kind != PAGE_ROM) || (backing.flags != NULL && (*backing.flags & PAGE_DEVICE)))
         return NULL;
     struct code_page *page = calloc(1, sizeof *page);
     check(page != NULL);

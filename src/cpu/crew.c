@@ -67,7 +67,7 @@ struct crew *crew_create(struct memory *memory, struct error *err)
     pthread_mutex_init(&crew->watching, NULL);
     crew->memory = memory;
     crew->flags = memory_page_flags(memory);
-    crew->frames = memory_ram_size(memory) >> PAGE_SHIFT;
+    crew->frames = memory_backing_size(memory) >> PAGE_SHIFT;
     crew->watchers = table_create(crew->frames);
     crew->writers = table_create(crew->frames);
     crew->lines = table_create(crew->frames * sizeof *crew->lines);
@@ -122,12 +122,6 @@ static uint64_t frame_of(const struct crew *crew, uint64_t gpfn)
     return page.kind == PAGE_RAM ? (uint64_t)(page.flags - crew->flags) : UINT64_MAX;
 }
 
-static gpa_t frame_gpa(uint64_t frame)
-{
-    uint64_t offset = frame << PAGE_SHIFT;
-    return offset < MEMORY_LOW_MAX ? offset : offset - MEMORY_LOW_MAX + MEMORY_HIGH_BASE;
-}
-
 /* ---- plain ways to write ---- */
 
 void crew_note_writer(struct vcpu *v, const uint8_t *flags)
@@ -139,7 +133,7 @@ void crew_note_writer(struct vcpu *v, const uint8_t *flags)
 
 static void give_up(struct vcpu *v, uint64_t frame)
 {
-    mmu_stop_plain_writes(v, frame_gpa(frame));
+    mmu_stop_plain_writes(v, memory_frame_gpa(v->memory, frame));
     __atomic_fetch_and(&v->crew->writers[frame], (uint8_t)~bit_of(v), __ATOMIC_SEQ_CST);
 }
 
@@ -282,7 +276,7 @@ void crew_watch(struct vcpu *v, uint64_t gpfn)
 /* With `watching`: nobody is told of writes any more. */
 static void watch_end(struct crew *crew, uint64_t frame)
 {
-    memory_unwatch(crew->memory, frame_gpa(frame) >> PAGE_SHIFT, PAGE_CODE);
+    memory_unwatch(crew->memory, memory_frame_gpa(crew->memory, frame) >> PAGE_SHIFT, PAGE_CODE);
     __atomic_store_n(&crew->lines[frame], 0, __ATOMIC_RELAXED);
 }
 

@@ -32,13 +32,16 @@ struct port_range {
 struct range {
     gpa_t base;
     uint64_t size;
-    const struct io_ops *ops; /* NULL for a ROM */
+    const struct io_ops *ops; /* NULL for a ROM and device RAM */
     void *dev;
-    uint8_t *rom;
+    uint8_t *bytes; /* of a ROM, or of device RAM */
+    uint8_t *flags; /* of device RAM; else NULL */
 };
 
 struct memory {
     uint64_t ram_size;
+    uint64_t backing_size; /* with device RAM behind RAM */
+    uint64_t taken;        /* of it: RAM, and what devices took */
     int fd;
     uint8_t *ram;
     uint8_t *ram_read_only;
@@ -98,13 +101,13 @@ static void ranges_changed(struct memory *memory)
 
 static uint8_t *view_create(const struct memory *memory, int protection)
 {
-    uint8_t *reserved = mmap(NULL, memory->ram_size + 2 * VIEW_GUARD, PROT_NONE,
+    uint8_t *reserved = mmap(NULL, memory->backing_size + 2 * VIEW_GUARD, PROT_NONE,
                              MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (reserved == MAP_FAILED)
         return MAP_FAILED;
-    if (mmap(reserved + VIEW_GUARD, memory->ram_size, protection, MAP_SHARED | MAP_NORESERVE | MAP_FIXED, memory->fd,
+    if (mmap(reserved + VIEW_GUARD, memory->backing_size, protection, MAP_SHARED | MAP_NORESERVE | MAP_FIXED, memory->fd,
              0) == MAP_FAILED) {
-        munmap(reserved, memory->ram_size + 2 * VIEW_GUARD);
+        munmap(reserved, memory->backing_size + 2 * VIEW_GUARD);
         return MAP_FAILED;
     }
     return reserved + VIEW_GUARD;
@@ -113,11 +116,23 @@ static uint8_t *view_create(const struct memory *memory, int protection)
 static void view_destroy(const struct memory *memory, uint8_t *view)
 {
     if (view != MAP_FAILED)
-        munmap(view - VIEW_GUARD, memory->ram_size + 2 * VIEW_GUARD);
+        munmap(view - VIEW_GUARD, memory->backing_size + 2 * VIEW_GUARD);
 }
 
 struct memory *memory_create(uint64_t ram_size, struct log *log, struct error *err)
 {
+    return memory_create_with_device_ram(ram_size, 0, log, err);
+}
+
+static void mark_device_ram(struct memory *memory)
+{
+    for (uint64_t frame = memory->ram_size >> PAGE_SHIFT; frame < memory->backing_size >> PAGE_SHIFT; frame++)
+        memory->page_flags[frame] = PAGE_DEVICE;
+}
+
+struct memory *memory_create_with_device_ram(uint64_t ram_size, uint64_t device_size, struct log *log, struct error *err)
+{
+    check(device_size % PAGE_SIZE == 0 && device_size <= 4 * GiB);
     if (ram_size < 64 * KiB || ram_size > MEMORY_RAM_MAX || ram_size % PAGE_SIZE != 0) {
         error_set(err, "%" PRIu64 " bytes of guest memory are not possible (64 KiB to %llu GiB, whole pages)", ram_size,
                   MEMORY_RAM_MAX / GiB);
@@ -128,12 +143,13 @@ struct memory *memory_create(uint64_t ram_size, struct log *log, struct error *e
         error_set(err, "out of memory");
         return NULL;
     }
-    memory->ram_size = ram_size;
+    memory->ram_size = memory->taken = ram_size;
+    memory->backing_size = ram_size + device_size;
     memory->log = log;
     memory->ram = memory->ram_read_only = MAP_FAILED;
     memory->page_flags = MAP_FAILED;
     memory->fd = memfd_create("ring3-ram", MFD_CLOEXEC);
-    if (memory->fd < 0 || ftruncate(memory->fd, (off_t)ram_size) != 0)
+    if (memory->fd < 0 || ftruncate(memory->fd, (off_t)memory->backing_size) != 0)
         goto fail;
     memory->ram = view_create(memory, PROT_READ | PROT_WRITE);
     if (memory->ram == MAP_FAILED)
@@ -141,10 +157,11 @@ struct memory *memory_create(uint64_t ram_size, struct log *log, struct error *e
     memory->ram_read_only = view_create(memory, PROT_READ);
     if (memory->ram_read_only == MAP_FAILED)
         goto fail;
-    memory->page_flags = mmap(NULL, ram_size >> PAGE_SHIFT, PROT_READ | PROT_WRITE,
+    memory->page_flags = mmap(NULL, memory->backing_size >> PAGE_SHIFT, PROT_READ | PROT_WRITE,
                               MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (memory->page_flags == MAP_FAILED)
         goto fail;
+    mark_device_ram(memory);
     ranges_begin_change(memory);
     ranges_changed(memory);
     return memory;
@@ -159,7 +176,7 @@ void memory_destroy(struct memory *memory)
     if (memory == NULL)
         return;
     if (memory->page_flags != MAP_FAILED)
-        munmap(memory->page_flags, memory->ram_size >> PAGE_SHIFT);
+        munmap(memory->page_flags, memory->backing_size >> PAGE_SHIFT);
     view_destroy(memory, memory->ram);
     view_destroy(memory, memory->ram_read_only);
     if (memory->fd >= 0)
@@ -170,6 +187,11 @@ void memory_destroy(struct memory *memory)
 uint64_t memory_ram_size(const struct memory *memory)
 {
     return memory->ram_size;
+}
+
+uint64_t memory_backing_size(const struct memory *memory)
+{
+    return memory->backing_size;
 }
 
 int memory_fd(const struct memory *memory)
@@ -234,7 +256,9 @@ static struct page_backing page_find(struct memory *memory, gpa_t gpa)
     if (range != NULL && range->ops != NULL)
         return (struct page_backing){.kind = PAGE_MMIO};
     if (range != NULL)
-        return (struct page_backing){.kind = PAGE_ROM, .hva = range->rom + (gpa - range->base)};
+        return (struct page_backing){.kind = range->flags != NULL ? PAGE_RAM : PAGE_ROM,
+                                     .hva = range->bytes + (gpa - range->base),
+                                     .flags = range->flags == NULL ? NULL : range->flags + ((gpa - range->base) >> PAGE_SHIFT)};
     uint64_t offset = ram_offset(memory, gpa);
     if (offset == UINT64_MAX)
         return (struct page_backing){.kind = PAGE_NONE};
@@ -252,6 +276,33 @@ struct page_backing memory_page(struct memory *memory, gpa_t gpa)
         if (likely(!(generation & 1) && __atomic_load_n(&memory->generation, __ATOMIC_RELAXED) == generation))
             return page;
         sched_yield(); /* who changes it may be waiting for this core */
+    }
+}
+
+/* Where device RAM at an offset of the memfd is seen; the map may be changing. */
+static gpa_t device_ram_find(const struct memory *memory, uint64_t offset)
+{
+    for (unsigned i = 0; i < memory->range_count; i++) {
+        const struct range *range = &memory->ranges[i];
+        uint64_t first = (uint64_t)(range->bytes - memory->ram);
+        if (range->flags != NULL && offset >= first && offset - first < range->size)
+            return range->base + (offset - first);
+    }
+    return UINT64_MAX;
+}
+
+gpa_t memory_frame_gpa(struct memory *memory, uint64_t frame)
+{
+    uint64_t offset = frame << PAGE_SHIFT;
+    if (likely(offset < memory->ram_size))
+        return offset < MEMORY_LOW_MAX ? offset : offset - MEMORY_LOW_MAX + MEMORY_HIGH_BASE;
+    for (;;) {
+        uint64_t generation = memory_generation(memory);
+        gpa_t gpa = device_ram_find(memory, offset);
+        __atomic_thread_fence(__ATOMIC_ACQUIRE);
+        if (!(generation & 1) && __atomic_load_n(&memory->generation, __ATOMIC_RELAXED) == generation)
+            return gpa;
+        sched_yield();
     }
 }
 
@@ -383,7 +434,26 @@ bool memory_map_mmio(struct memory *memory, gpa_t base, uint64_t size, const str
 
 bool memory_map_rom(struct memory *memory, gpa_t base, uint64_t size, uint8_t *bytes, struct error *err)
 {
-    return range_insert(memory, (struct range){.base = base, .size = size, .rom = bytes}, err);
+    return range_insert(memory, (struct range){.base = base, .size = size, .dev = bytes, .bytes = bytes}, err);
+}
+
+bool memory_take_device_ram(struct memory *memory, uint64_t size, uint64_t *offset, struct error *err)
+{
+    check(size % PAGE_SIZE == 0);
+    if (size > memory->backing_size - memory->taken)
+        return error_set(err, "there are not %" PRIu64 " KiB of device RAM left", (uint64_t)(size / KiB));
+    *offset = memory->taken;
+    memory->taken += size;
+    return true;
+}
+
+bool memory_map_ram(struct memory *memory, gpa_t base, uint64_t size, uint64_t offset, void *dev, struct error *err)
+{
+    check(offset % PAGE_SIZE == 0 && offset >= memory->ram_size && offset <= memory->taken && size <= memory->taken - offset);
+    return range_insert(memory,
+                        (struct range){.base = base, .size = size, .dev = dev, .bytes = memory->ram + offset,
+                                       .flags = memory->page_flags + (offset >> PAGE_SHIFT)},
+                        err);
 }
 
 static void range_remove(struct memory *memory, unsigned i)
@@ -632,8 +702,9 @@ static void describe_space(const struct memory *memory, FILE *out)
             high_shown = true;
         }
         if (range != NULL)
-            describe_line(out, range->base, range->base + (range->size - 1), 16, range->ops != NULL ? "i/o" : "rom",
-                          range->ops != NULL ? range->ops->name : "ROM");
+            describe_line(out, range->base, range->base + (range->size - 1), 16,
+                          range->ops != NULL ? "i/o" : range->flags != NULL ? "ram" : "rom",
+                          range->ops != NULL ? range->ops->name : range->flags != NULL ? "device RAM" : "ROM");
     }
 }
 
@@ -667,7 +738,7 @@ void memory_window_destroy(uint8_t *window)
 bool memory_window_set(const struct memory *memory, uint8_t *window, unsigned n, const uint8_t *page)
 {
     uint64_t offset = (uint64_t)(page - memory->ram);
-    check(n < 2 && offset < memory->ram_size);
+    check(n < 2 && offset < memory->backing_size);
     return mmap(window + n * PAGE_SIZE, PAGE_SIZE, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, memory->fd,
                 (off_t)offset) != MAP_FAILED;
 }

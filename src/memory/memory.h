@@ -7,6 +7,12 @@
  *     3 GiB .. 4 GiB                   the PCI hole: devices, ROM, local APIC, I/O APIC
  *     4 GiB .. 4 GiB + (size - 3 GiB)  high RAM  (host offset 3 GiB)
  *
+ * Behind it in the memfd, and in both views, lies *device RAM*: memory of a device that guests read and write without the
+ * device looking on, such as the frame buffer of a display adapter. The device says where in guest-physical space parts of it
+ * are seen (memory_map_ram()), in several places at once if need be. It has the backing PAGE_RAM, so every engine uses it at
+ * full speed; its pages carry the flag PAGE_DEVICE: since one page may be seen in several places, nobody keeps what he decoded
+ * from it.
+ *
  * Holes within low RAM (the VGA window, ROM) are made by mapping devices or ROM over it: a device range
  * hides RAM below it for the CPU and for DMA alike. All ranges are whole pages except I/O port ranges.
  *
@@ -48,6 +54,7 @@ enum page_flag {
     PAGE_CODE = 1,   /* something decoded or translated from it is alive */
     PAGE_TABLE = 2,  /* shadow page tables are kept in step with it */
     PAGE_DIRECT = 4, /* it is executed directly: engine/trap/ */
+    PAGE_DEVICE = 8, /* no reason, and always so: it is device RAM */
     PAGE_WATCHED = PAGE_CODE | PAGE_TABLE | PAGE_DIRECT,
 };
 
@@ -56,9 +63,12 @@ struct memory;
 /* Creates an address space with `ram_size` bytes of RAM (a multiple of 4 KiB, at least 64 KiB, at most
  * MEMORY_RAM_MAX). The RAM is zero and takes no host memory until touched. */
 struct memory *memory_create(uint64_t ram_size, struct log *log, struct error *err);
+/* The same with `device_size` bytes of device RAM (whole pages). */
+struct memory *memory_create_with_device_ram(uint64_t ram_size, uint64_t device_size, struct log *log, struct error *err);
 void memory_destroy(struct memory *memory);
 
 uint64_t memory_ram_size(const struct memory *memory);
+uint64_t memory_backing_size(const struct memory *memory); /* of the memfd: RAM and device RAM */
 int memory_fd(const struct memory *memory);        /* the memfd; still owned by `memory` */
 uint8_t *memory_ram_base(struct memory *memory);   /* the read-write mapping of the whole memfd */
 const uint8_t *memory_ram_view_read_only(const struct memory *memory); /* the read-only one: the same offsets */
@@ -69,8 +79,13 @@ bool memory_map_ports(struct memory *memory, uint16_t port, unsigned count, cons
                       struct error *err);
 bool memory_map_mmio(struct memory *memory, gpa_t base, uint64_t size, const struct io_ops *ops, void *dev,
                      struct error *err);
-/* A ROM: reads see `bytes` (page-aligned host memory of `size` bytes, kept by the caller), writes are swallowed. */
+/* A ROM: reads see `bytes` (page-aligned host memory of `size` bytes, kept by the caller), writes are swallowed. For
+ * memory_unmap_device() its `dev` is `bytes`. */
 bool memory_map_rom(struct memory *memory, gpa_t base, uint64_t size, uint8_t *bytes, struct error *err);
+/* Device RAM. memory_take_device_ram() gives `size` bytes of it (whole pages) to a device, for good: *offset is where in the
+ * memfd, and in the views. memory_map_ram() shows a part of what `dev` took at `base`; memory_unmap_device() ends that. */
+bool memory_take_device_ram(struct memory *memory, uint64_t size, uint64_t *offset, struct error *err);
+bool memory_map_ram(struct memory *memory, gpa_t base, uint64_t size, uint64_t offset, void *dev, struct error *err);
 void memory_unmap_ports(struct memory *memory, uint16_t port, unsigned count);
 void memory_unmap(struct memory *memory, gpa_t base);
 /* The same for ranges that a guest places (PCI base address registers): only the range of this very `dev` goes, though
@@ -86,8 +101,11 @@ struct page_backing {
     uint8_t *flags;     /* RAM: its enum page_flag bits; else NULL */
 };
 struct page_backing memory_page(struct memory *memory, gpa_t gpa);
-/* The enum page_flag bits of all RAM, a byte for each page of the memfd. */
+/* The enum page_flag bits of all RAM and device RAM, a byte for each page of the memfd. */
 const uint8_t *memory_page_flags(const struct memory *memory);
+/* Where a page of the memfd is seen, or UINT64_MAX: device RAM that is not mapped. Of several places always the same one
+ * until the map changes. */
+gpa_t memory_frame_gpa(struct memory *memory, uint64_t frame);
 
 /* The first piece of RAM or ROM that ends behind `from`, begun at `from` where that lies in it: contiguous for the guest and
  * on the host. False if there is none. For whoever maps guest memory as a whole. */

@@ -69,6 +69,8 @@ static void tlb_enter(struct vcpu *v, struct tlb *tlb, gva_t gva, gpa_t gpa, con
     bool plain_write = page->kind == PAGE_RAM && writable && crew_may_write(v, page->flags);
     e->write_tag = plain_write ? gva_page : TLB_NO_TAG;
     e->addend = (intptr_t)page->hva - (intptr_t)gva_page;
+    if (unlikely(page->flags != NULL && (*page->flags & PAGE_DEVICE))) /* by one name, for mmu_stop_plain_writes() */
+        gpa = memory_frame_gpa(v->memory, (uint64_t)(page->flags - memory_page_flags(v->memory)));
     e->gpa = gpa & ~PAGE_OFFSET_MASK;
     if (plain_write)
         *tlb_written(v, gpa) |= 1ull << (gpa >> PAGE_SHIFT) % 64;

@@ -78,7 +78,7 @@ bool shadow_create(struct vcpu *v, enum shadow_policy policy, struct error *err)
         return error_set(err, "out of memory");
     s->v = v;
     s->policy = policy == SHADOW_SINGLE ? SHADOW_ONDEMAND : policy;
-    s->ram_size = memory_ram_size(v->memory);
+    s->ram_size = memory_backing_size(v->memory);
     s->view[RIGHT_READ] = (uint64_t)(uintptr_t)memory_ram_view_read_only(v->memory);
     s->view[RIGHT_WRITE] = (uint64_t)(uintptr_t)memory_ram_base(v->memory);
     s->page_flags = memory_page_flags(v->memory);
@@ -230,7 +230,9 @@ bool shadow_lookup(struct vcpu *v, enum tlb_kind kind, gva_t gva, bool write, st
     if (record == NULL || key_right(record->key, kind) < (write ? RIGHT_WRITE : RIGHT_READ))
         return false;
     uint64_t offset = (uint64_t)record->frame << PAGE_SHIFT;
-    gpa_t frame = offset < MEMORY_LOW_MAX ? offset : offset - MEMORY_LOW_MAX + MEMORY_HIGH_BASE;
+    gpa_t frame = memory_frame_gpa(v->memory, record->frame);
+    if (unlikely(frame == UINT64_MAX))
+        return false; /* device RAM, moved away at this moment */
     found->gpa = frame | (gva & PAGE_OFFSET_MASK);
     found->page = (struct page_backing){.kind = PAGE_RAM,
                                         .hva = (uint8_t *)(uintptr_t)(s->view[RIGHT_WRITE] + offset),

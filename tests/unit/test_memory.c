@@ -229,12 +229,70 @@ static void test_pieces(void **state)
     memory_destroy(memory);
 }
 
+/* Device RAM: behind RAM in the memfd, seen where the device says, never where nobody does. */
+static void test_device_ram(void **state)
+{
+    struct memory *memory = memory_create_with_device_ram(1 * MiB, 256 * KiB, NULL, NULL);
+    struct error err;
+    uint64_t offset, other;
+    int first, second;
+    assert_non_null(memory);
+    assert_int_equal(memory_ram_size(memory), 1 * MiB);
+    assert_int_equal(memory_backing_size(memory), 1 * MiB + 256 * KiB);
+    assert_true(memory_take_device_ram(memory, 128 * KiB, &offset, &err));
+    assert_int_equal(offset, 1 * MiB);
+    assert_true(memory_take_device_ram(memory, 64 * KiB, &other, &err));
+    assert_int_equal(other, 1 * MiB + 128 * KiB);
+    assert_false(memory_take_device_ram(memory, 128 * KiB, &other, &err));
+    assert_int_equal(memory_page(memory, 1 * MiB).kind, PAGE_NONE);
+    assert_int_equal(memory_frame_gpa(memory, 256), UINT64_MAX);
+    assert_int_equal(memory_frame_gpa(memory, 255), 0xff000);
+
+    assert_true(memory_map_ram(memory, 0xe0000000, 128 * KiB, offset, &first, &err));
+    struct page_backing page = memory_page(memory, 0xe0001000);
+    assert_int_equal(page.kind, PAGE_RAM);
+    assert_ptr_equal(page.hva, memory_ram_base(memory) + 1 * MiB + 4096);
+    assert_ptr_equal(page.flags, memory_page_flags(memory) + 257);
+    assert_int_equal(*page.flags, PAGE_DEVICE);
+    assert_int_equal(memory_page(memory, 0xe0020000).kind, PAGE_NONE);
+    assert_int_equal(memory_frame_gpa(memory, 257), 0xe0001000);
+    uint32_t value = 0x12345678, read = 0;
+    assert_true(memory_write(memory, 0xe0001ffe, &value, 4));
+    assert_true(memory_read(memory, 0xe0001ffe, &read, 4));
+    assert_int_equal(read, value);
+    assert_int_equal(memory_ram_base(memory)[1 * MiB + 0x2001], 0x12);
+    assert_int_equal(memory_ram_view_read_only(memory)[1 * MiB + 0x2001], 0x12);
+    assert_null(memory_ram(memory, 0xe0000000, 4096)); /* it is not the machine's RAM */
+
+    /* A part of it a second time, over RAM; the newest place is the one name of the page. */
+    assert_true(memory_map_ram(memory, 0xa0000, 64 * KiB, offset, &second, &err));
+    assert_true(memory_read(memory, 0xa1ffe, &read, 4));
+    assert_int_equal(read, value);
+    assert_int_equal(memory_frame_gpa(memory, 257), 0xa1000);
+    struct memory_piece piece;
+    assert_true(memory_next_piece(memory, 0xa0000, &piece));
+    assert_int_equal(piece.base, 0xa0000);
+    assert_int_equal(piece.size, 64 * KiB);
+    assert_true(memory_next_piece(memory, 1 * MiB, &piece));
+    assert_int_equal(piece.base, 0xe0000000);
+    assert_int_equal(piece.size, 128 * KiB);
+    assert_int_equal(piece.kind, PAGE_RAM);
+
+    memory_unmap_device(memory, 0xa0000, &second);
+    assert_ptr_equal(memory_page(memory, 0xa0000).hva, memory_ram_base(memory) + 0xa0000);
+    memory_unmap_device(memory, 0xe0000000, &second); /* not his */
+    assert_int_equal(memory_frame_gpa(memory, 257), 0xe0001000);
+    memory_unmap_device(memory, 0xe0000000, &first);
+    assert_int_equal(memory_frame_gpa(memory, 257), UINT64_MAX);
+    memory_destroy(memory);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_sizes), cmocka_unit_test(test_slots), cmocka_unit_test(test_ports),
         cmocka_unit_test(test_mmio),  cmocka_unit_test(test_rom),   cmocka_unit_test(test_watch),
-        cmocka_unit_test(test_full),  cmocka_unit_test(test_pieces),
+        cmocka_unit_test(test_full),  cmocka_unit_test(test_pieces), cmocka_unit_test(test_device_ram),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

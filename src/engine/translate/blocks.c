@@ -239,7 +239,8 @@ static struct piece *piece_at(struct translate *t, uint64_t rip)
     uint32_t error;
     if (!walk_page_tables(v, rip, ACCESS_FETCH | access_current(v), false, &walk, &error))
         return NULL;
-    if (memory_page(v->memory, walk.gpa).kind != PAGE_RAM)
+    struct page_backing page = memory_page(v->memory, walk.gpa);
+    if (page.kind != PAGE_RAM || (*page.flags & PAGE_DEVICE))
         return NULL;
     piece = piece_find(t, walk.gpa >> PAGE_SHIFT, vpage, t->key, walk.size > PAGE_SIZE);
     shadow_fetch_set(v, rip, piece->id, &walk);

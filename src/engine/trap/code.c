@@ -511,7 +511,7 @@ void codes_clear(struct trap *t)
         if (!t->codes[i].used)
             continue;
         frame_drop_code(t, t->codes[i].frame);
-        memory_unwatch(t->v->memory, frame_gpa(t->codes[i].frame) >> PAGE_SHIFT, PAGE_DIRECT);
+        memory_unwatch(t->v->memory, frame_gpa(t, t->codes[i].frame) >> PAGE_SHIFT, PAGE_DIRECT);
         t->codes[i].used = false;
     }
     memset(t->code_buckets, 0xff, CODE_BUCKETS * sizeof *t->code_buckets);
@@ -546,8 +546,8 @@ void code_prepare(struct trap *t, const struct space *s, gva_t gva, bool entry, 
     if (first) {
         code = code_add(t, frame, flavor);
         code->split = s->split;
-        memory_watch(t->v->memory, frame_gpa(frame) >> PAGE_SHIFT, PAGE_DIRECT); /* before its bytes are read */
-        mmu_stop_plain_writes(t->v, frame_gpa(frame));
+        memory_watch(t->v->memory, frame_gpa(t, frame) >> PAGE_SHIFT, PAGE_DIRECT); /* before its bytes are read */
+        mmu_stop_plain_writes(t->v, frame_gpa(t, frame));
         t->count.code_pages++;
     }
     if (t->patch && (first || (entry && !bit_get(code->begins, (unsigned)(gva & PAGE_OFFSET_MASK)))))
@@ -604,5 +604,5 @@ void code_written(struct trap *t, uint32_t frame, unsigned offset, unsigned size
         }
     }
     if (!left)
-        memory_unwatch(t->v->memory, frame_gpa(frame) >> PAGE_SHIFT, PAGE_DIRECT);
+        memory_unwatch(t->v->memory, frame_gpa(t, frame) >> PAGE_SHIFT, PAGE_DIRECT);
 }

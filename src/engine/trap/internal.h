@@ -141,10 +141,9 @@ static inline bool frame_is_watched(const struct trap *t, uint32_t frame)
     return __atomic_load_n(&t->page_flags[frame], __ATOMIC_RELAXED) & PAGE_WATCHED;
 }
 
-static inline gpa_t frame_gpa(uint32_t frame)
+static inline gpa_t frame_gpa(const struct trap *t, uint32_t frame)
 {
-    uint64_t offset = (uint64_t)frame << PAGE_SHIFT;
-    return offset < MEMORY_LOW_MAX ? offset : offset - MEMORY_LOW_MAX + MEMORY_HIGH_BASE;
+    return memory_frame_gpa(t->v->memory, frame);
 }
 
 /* The frame of a page that is RAM. */

@@ -171,7 +171,7 @@ static void table_free(struct trap *t, struct table *table)
     table->next_in_bucket = t->free_table;
     t->free_table = number;
     if (!frame_has_table(t, frame))
-        memory_unwatch(t->v->memory, frame_gpa(frame) >> PAGE_SHIFT, PAGE_TABLE);
+        memory_unwatch(t->v->memory, frame_gpa(t, frame) >> PAGE_SHIFT, PAGE_TABLE);
 }
 
 static unsigned entry_bits(const struct table *table)
@@ -226,8 +226,8 @@ static bool table_note(struct trap *t, struct space *s, struct table table)
     *bucket = number;
     t->count.tables++;
     if (first) {
-        memory_watch(t->v->memory, frame_gpa(table.frame) >> PAGE_SHIFT, PAGE_TABLE);
-        mmu_stop_plain_writes(t->v, frame_gpa(table.frame));
+        memory_watch(t->v->memory, frame_gpa(t, table.frame) >> PAGE_SHIFT, PAGE_TABLE);
+        mmu_stop_plain_writes(t->v, frame_gpa(t, table.frame));
     }
     (void)s;
     return true;
@@ -654,7 +654,7 @@ bool space_fill_code(struct trap *t, struct space *s, gva_t gva, bool entry)
         !walk_page_tables(v, gva, ACCESS_FETCH | access_current(v), false, &walk, &error))
         return false;
     struct page_backing backing = memory_page(v->memory, walk.gpa);
-    if (backing.kind != PAGE_RAM)
+    if (backing.kind != PAGE_RAM || (*backing.flags & PAGE_DEVICE))
         return false;
     uint32_t frame = frame_of(t, &backing);
     if (!(rights_of(t, s, &walk, frame) & RIGHT_X))

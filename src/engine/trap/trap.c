@@ -70,7 +70,7 @@ static bool attach(struct vcpu *v, struct error *err)
     t->policy = v->shadow_policy;
     t->copies_fd = -1;
     t->free_code = NONE;
-    t->ram_size = memory_ram_size(v->memory);
+    t->ram_size = memory_backing_size(v->memory);
     t->page_flags = memory_page_flags(v->memory);
     if (!spaces_create(t, err) || !codes_create(t, err) || !vector_create(t, err)) {
         detach(v);
