@@ -44,7 +44,8 @@ struct pci_bar {
     enum pci_bar_kind kind;
     uint64_t size; /* 0: not implemented */
     uint64_t mapped_at;
-    const struct io_ops *ops;
+    const struct io_ops *ops; /* NULL: device RAM */
+    uint64_t ram_offset;
     void *dev;
 };
 
@@ -196,6 +197,15 @@ static void bar_unmap(struct pci_function *function, struct pci_bar *bar)
     bar->mapped_at = NOT_MAPPED;
 }
 
+static bool bar_map(struct memory *memory, const struct pci_bar *bar, uint64_t wanted)
+{
+    if (bar->kind == PCI_BAR_IO)
+        return memory_map_ports(memory, (uint16_t)wanted, (unsigned)bar->size, bar->ops, bar->dev, NULL);
+    if (bar->ops == NULL)
+        return memory_map_ram(memory, wanted, bar->size, bar->ram_offset, bar->dev, NULL);
+    return memory_map_mmio(memory, wanted, bar->size, bar->ops, bar->dev, NULL);
+}
+
 static void bars_update(struct pci_function *function)
 {
     struct memory *memory = function->host->memory;
@@ -208,10 +218,7 @@ static void bars_update(struct pci_function *function)
         if (wanted == NOT_MAPPED)
             continue;
         /* Full tables leave the range unmapped: the guest reads ones there. */
-        bool mapped = bar->kind == PCI_BAR_IO
-                          ? memory_map_ports(memory, (uint16_t)wanted, (unsigned)bar->size, bar->ops, bar->dev, NULL)
-                          : memory_map_mmio(memory, wanted, bar->size, bar->ops, bar->dev, NULL);
-        if (mapped)
+        if (bar_map(memory, bar, wanted))
             bar->mapped_at = wanted;
     }
 }
@@ -461,6 +468,14 @@ void pci_set_bar(struct pci_function *function, unsigned index, enum pci_bar_kin
         set(&function->writable[offset + 4], 4, (uint32_t)(mask >> 32));
     uint32_t type = kind == PCI_BAR_IO ? BAR_IO : (wide ? BAR_MEMORY64 : 0) | (prefetchable ? BAR_PREFETCHABLE : 0);
     pci_config_set32(function, offset, type);
+}
+
+void pci_set_bar_ram(struct pci_function *function, unsigned index, enum pci_bar_kind kind, bool prefetchable, uint64_t size,
+                     uint64_t ram_offset, void *dev)
+{
+    check(kind != PCI_BAR_IO);
+    pci_set_bar(function, index, kind, prefetchable, size, NULL, dev);
+    function->bar[index].ram_offset = ram_offset;
 }
 
 bool pci_set_rom(struct pci_function *function, const uint8_t *bytes, size_t size, struct error *err)

@@ -108,6 +108,10 @@ unsigned pci_free_slot(const struct pci_host *host, unsigned first);
 void pci_set_bar(struct pci_function *function, unsigned index, enum pci_bar_kind kind, bool prefetchable,
                  uint64_t size, const struct io_ops *ops, void *dev);
 
+/* A base address behind which lies device RAM: what `dev` took with memory_take_device_ram(), from `ram_offset` on. */
+void pci_set_bar_ram(struct pci_function *function, unsigned index, enum pci_bar_kind kind, bool prefetchable, uint64_t size,
+                     uint64_t ram_offset, void *dev);
+
 /* The expansion ROM: a copy of `size` bytes, at most PCI_ROM_MAX, is seen where the guest places it, while it enables it. The
  * register's size is the next power of two, of at least a page; behind the bytes it reads as ones. Once for a function; false
  * with a message when it is too large or there is no memory. */

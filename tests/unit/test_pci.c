@@ -423,11 +423,38 @@ static void test_pm_base(void **state)
     assert_int_not_equal(in(b, PM_BASE + 8, 4), 0xffffffff);
 }
 
+/* A base address behind which lies device RAM: memory where the guest puts it, gone when it does not decode. */
+static void test_ram_bar(void **state)
+{
+    struct memory *memory = memory_create_with_device_ram(1 * MiB, 64 * KiB, NULL, NULL);
+    struct pci_host *host = pci_host_create(memory);
+    static const struct pci_function_desc desc = {.vendor_id = 0x1234, .device_id = 0x1111, .class_code = 0x030000};
+    struct pci_function *function = pci_add_function(host, 2, 0, &desc, host, NULL);
+    uint64_t offset;
+    assert_true(memory_take_device_ram(memory, 64 * KiB, &offset, NULL));
+    pci_set_bar_ram(function, 0, PCI_BAR_MEMORY, true, 64 * KiB, offset, host);
+    pci_host_write(host, 2, 0, PCI_BAR0, 4, 0xffffffff);
+    assert_int_equal(pci_host_read(host, 2, 0, PCI_BAR0, 4), 0xffff0008);
+    pci_host_write(host, 2, 0, PCI_BAR0, 4, 0xd0000000);
+    assert_int_equal(memory_page(memory, 0xd0000000).kind, PAGE_NONE);
+    pci_host_write(host, 2, 0, PCI_COMMAND, 2, PCI_COMMAND_MEMORY);
+    assert_int_equal(memory_page(memory, 0xd000f000).kind, PAGE_RAM);
+    assert_ptr_equal(memory_page(memory, 0xd000f000).hva, memory_ram_base(memory) + offset + 0xf000);
+    pci_host_write(host, 2, 0, PCI_BAR0, 4, 0xe0000000);
+    assert_int_equal(memory_page(memory, 0xd0000000).kind, PAGE_NONE);
+    assert_int_equal(memory_page(memory, 0xe0000000).kind, PAGE_RAM);
+    pci_host_reset(host);
+    assert_int_equal(memory_page(memory, 0xe0000000).kind, PAGE_NONE);
+    pci_host_destroy(host);
+    memory_destroy(memory);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(test_mechanism, setup, teardown),
         cmocka_unit_test_setup_teardown(test_bars, setup, teardown),
+        cmocka_unit_test(test_ram_bar),
         cmocka_unit_test_setup_teardown(test_rom, setup, teardown),
         cmocka_unit_test_setup_teardown(test_capabilities, setup, teardown),
         cmocka_unit_test_setup_teardown(test_interrupts, setup, teardown),
