@@ -77,6 +77,8 @@ struct pci_host {
     struct memory *memory;
     struct irq_line pirq[4];
     unsigned asserting[4];
+    void (*message)(void *opaque, gpa_t gpa, uint32_t data);
+    void *message_opaque;
     struct pci_function *functions[PCI_SLOTS][PCI_FUNCTIONS];
     struct pci_host_state state;
 };
@@ -137,6 +139,19 @@ void pci_config_set32(struct pci_function *function, unsigned offset, uint32_t v
 bool pci_bus_master(const struct pci_function *function)
 {
     return pci_config_get16(function, PCI_COMMAND) & PCI_COMMAND_MASTER;
+}
+
+void pci_host_set_message_sink(struct pci_host *host, void (*message)(void *opaque, gpa_t gpa, uint32_t data),
+                               void *opaque)
+{
+    host->message = message;
+    host->message_opaque = opaque;
+}
+
+void pci_send_message(const struct pci_function *function, gpa_t gpa, uint32_t data)
+{
+    if (pci_bus_master(function) && function->host->message != NULL)
+        function->host->message(function->host->message_opaque, gpa, data);
 }
 
 unsigned pci_route_pin(unsigned slot, unsigned pin)

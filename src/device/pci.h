@@ -88,6 +88,9 @@ enum pci_bar_kind {
 struct pci_host *pci_host_create(struct memory *memory);
 /* Solders the four interrupt wires of the chipset, PIRQA to PIRQD, active high here (piix3.h). Once, before use. */
 void pci_host_wire(struct pci_host *host, const struct irq_line pirq[4]);
+/* Where messages of functions go: once, before use. Without it they are lost. */
+void pci_host_set_message_sink(struct pci_host *host, void (*message)(void *opaque, gpa_t gpa, uint32_t data),
+                               void *opaque);
 void pci_host_destroy(struct pci_host *host);
 /* RST#: all functions, base addresses and command registers included. */
 void pci_host_reset(struct pci_host *host);
@@ -133,6 +136,10 @@ void pci_config_set32(struct pci_function *function, unsigned offset, uint32_t v
 
 /* False while the guest has not allowed the function to do DMA (or to send MSIs). */
 bool pci_bus_master(const struct pci_function *function);
+
+/* A message signalled interrupt: a write of `data` that the function makes to guest-physical space (pci_msi.h). Lost while the
+ * function is no bus master. */
+void pci_send_message(const struct pci_function *function, gpa_t gpa, uint32_t data);
 
 /* Drives the function's interrupt pin. The wire carries it unless the guest disabled INTx. */
 void pci_irq(struct pci_function *function, bool level);

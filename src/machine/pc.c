@@ -144,8 +144,17 @@ static bool create_chips(struct pc *pc, struct error *err)
     return true;
 }
 
+/* A write by a PCI function: to the local APICs, or to memory as any other. */
+static void pci_message(void *opaque, gpa_t gpa, uint32_t data)
+{
+    struct pc *pc = opaque;
+    if (!apic_bus_msi(pc->apic_bus, gpa, data))
+        memory_write(pc->config.memory, gpa, &data, sizeof data);
+}
+
 static bool create_bridges(struct pc *pc, struct error *err)
 {
+    pci_host_set_message_sink(pc->pci, pci_message, pc);
     pc->i440fx = i440fx_create(pc->pci, NULL, pc, err);
     struct piix3_config config = {.reset = reset_from_rcr, .opaque = pc};
     for (unsigned i = 0; i < ISA_IRQS; i++)
