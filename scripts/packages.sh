@@ -5,6 +5,9 @@ packages_build='meson ninja-build pkg-config gcc libc6-dev libzydis-dev libcmock
 libzstd-dev liblz4-dev zlib1g-dev libbz2-dev nasm'
 # Guest images, tests and fuzzing; the browser is for the pages of `ring3 report`.
 packages_test='gcc-multilib busybox-static cpio zstd gzip clang libclang-rt-14-dev chromium-headless-shell'
+# Images of whole systems (scripts/system-image.sh), and what tests/systems drives them with.
+packages_systems='mmdebstrap fakeroot fakechroot uidmap e2fsprogs fdisk grub-pc-bin grub-common xorriso mtools tmux
+python3-minimal'
 # For make bench, to compare with.
 packages_bench='qemu-system-x86'
 # Programs that make bench runs on the host and in guests, with their libraries. guest-image.sh downloads them for amd64
