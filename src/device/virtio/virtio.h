@@ -26,6 +26,8 @@
 #ifndef RING3_DEVICE_VIRTIO_VIRTIO_H
 #define RING3_DEVICE_VIRTIO_VIRTIO_H
 
+#include "base/log.h"
+#include "base/timer.h"
 #include "device/pci.h"
 #include "memory/dma.h"
 
@@ -47,7 +49,8 @@ struct virtqueue;
 /* What a device type is told; `dev` is given to virtio_create(). Each but `notified` may be NULL. */
 struct virtio_ops {
     /* The driver has put requests into the queue; also once for each enabled queue when the driver is ready. Only while the
-     * driver is ready. */
+     * driver is ready. One call gets a bounded number of requests from virtqueue_pop(), so that a guest which never stops asking
+     * does not keep the lock; the transport calls again for the rest. */
     void (*notified)(void *dev, unsigned queue);
     /* The driver has chosen its features and set DRIVER_OK. */
     void (*ready)(void *dev);
@@ -74,6 +77,7 @@ struct virtio_bus {
     struct pci_host *pci;
     unsigned slot;
     struct memory *memory;
+    struct timer_queue *queue; /* of the guest's time */
     struct log *log;
 };
 
