@@ -31,6 +31,7 @@ enum option_kind {
     OPTION_COUNT,   /* unsigned, up to a million */
     OPTION_EVERY,   /* [=N]: unsigned, 1 without a value */
     OPTION_CPUS,    /* unsigned: 1 to MACHINE_CPUS_MAX */
+    OPTION_DRIVE,   /* struct drive_list: each one adds a drive */
     OPTION_HABIT,   /* accepted because QEMU users type it; what it asks for is so anyway */
 };
 
@@ -64,6 +65,16 @@ static const struct option_row rows[] = {
      "the kernel: bzImage, ELF (vmlinux, PVH, or any 32- or 64-bit program)"},
     {"initrd", 0, OPTION_TEXT, FIELD(initrd), "FILE", NULL, "its initial RAM disk"},
     {"append", 0, OPTION_TEXT, FIELD(append), "TEXT", NULL, "its command line, such as \"console=ttyS0\""},
+    {"drive", 0, OPTION_DRIVE, FIELD(drives), "file=F[,KEY=...]", NULL,
+     "a disk image: if=ide|virtio|floppy, media=disk|cdrom,\nreadonly=on, snapshot=on, index=N, bootindex=N, cache=unsafe"},
+    {"hda", 0, OPTION_DRIVE, FIELD(drives), "FILE", NULL, "the first IDE disk; also --hdb, --hdc, --hdd"},
+    {"hdb", 0, OPTION_DRIVE, FIELD(drives), "FILE", NULL, NULL},
+    {"hdc", 0, OPTION_DRIVE, FIELD(drives), "FILE", NULL, NULL},
+    {"hdd", 0, OPTION_DRIVE, FIELD(drives), "FILE", NULL, NULL},
+    {"cdrom", 0, OPTION_DRIVE, FIELD(drives), "FILE", NULL, "a CD-ROM drive with this ISO image"},
+    {"fda", 0, OPTION_DRIVE, FIELD(drives), "FILE", NULL, "the first diskette drive; also --fdb"},
+    {"fdb", 0, OPTION_DRIVE, FIELD(drives), "FILE", NULL, NULL},
+    {"snapshot", 0, OPTION_FLAG, FIELD(snapshot), NULL, NULL, "write to no image: what the guest writes is thrown away"},
     {"memory", 'm', OPTION_SIZE, FIELD(ram_size), "SIZE", NULL, "RAM: 512M (the default), 2G; a bare number is MiB"},
     {"engine", 0, OPTION_TEXT, FIELD(engine), "NAME", NULL,
      "how guest code is executed: auto (the default), or one of\n`ring3 engines`"},
@@ -305,6 +316,8 @@ static bool option_store(struct run_options *options, const struct option_row *r
         return parse_count(value == NULL ? "1" : value, field, err);
     case OPTION_CPUS:
         return parse_cpus(value, field, err);
+    case OPTION_DRIVE:
+        return drives_add(field, row->name, value, err);
     case OPTION_HABIT:
         if (row->value != NULL && strcmp(value, row->value) != 0)
             return error_set(err, "only '%s' is possible", row->value);
@@ -365,13 +378,14 @@ bool run_options_parse(struct run_options *options, int argc, char **argv, struc
         .trace_size = TRACE_LIMIT_DEFAULT,
     };
     for (int at = 0; at < argc;) {
-        if (dashes(argv[at]) == 0)
-            return error_set(err, "'%.200s' is not an option; name the kernel to boot with --kernel FILE", argv[at]);
-        if (!option_parse(options, argc, argv, &at, err))
+        if (dashes(argv[at]) == 0 ? !drives_add_positional(&options->drives, argv[at++], err)
+                                  : !option_parse(options, argc, argv, &at, err))
             return false;
     }
     if (options->help || option_asks_for_list(options->cpu) || option_asks_for_list(options->engine))
         return true;
+    if (!drives_finish(&options->drives, options->snapshot, err))
+        return false;
     if (options->kernel == NULL)
         return error_set(err, "nothing to boot: name a kernel with --kernel FILE ('ring3 help run' shows examples)");
     return true;

@@ -7,11 +7,12 @@
 
 #include "base/error.h"
 #include "base/log.h"
+#include "cli/drives.h"
 #include "machine/machine.h"
 
 enum stat_form { STAT_NONE, STAT_TEXT, STAT_JSON };
 
-/* Strings point into argv. */
+/* Strings point into argv, or into `drives`. */
 struct run_options {
     const char *engine, *kernel, *initrd, *append, *cpu, *serial, *debugcon, *monitor, *trace, *symbols;
     uint64_t ram_size;   /* bytes */
@@ -25,7 +26,8 @@ struct run_options {
     int trap_kernel;       /* enum trap_kernel */
     int patch;             /* 0: off */
     unsigned cpus, heat, verify; /* see struct machine_config */
-    bool no_reboot, kaslr, help, sensitive;
+    bool no_reboot, kaslr, help, sensitive, snapshot;
+    struct drive_list drives; /* to be freed: drives_free(), also when parsing failed */
 };
 
 /* Parses what follows `ring3 run`. False with a message of one line. With `help` set nothing is checked for

@@ -245,6 +245,8 @@ static bool run_create(struct run *run, struct error *err)
         .trap_no_patch = !o->patch,
         .heat = o->heat,
         .verify = o->verify,
+        .drives = o->drives.drive,
+        .drive_count = o->drives.count,
         .loop = run->loop,
         .serial = run->serial,
         .debugcon = run->debugcon,
@@ -278,6 +280,7 @@ static bool run_destroy(struct run *run, struct error *err)
         hot_destroy(run->stats->hot);
     free(run->stats);
     symbols_destroy(run->symbols);
+    drives_free(&run->options.drives);
     return ok;
 }
 
@@ -400,8 +403,10 @@ int command_run(int argc, char **argv)
     struct run run = {.signal_fd = -1};
     struct error err;
     sigemptyset(&run.signals);
-    if (!run_options_parse(&run.options, argc, argv, &err))
+    if (!run_options_parse(&run.options, argc, argv, &err)) {
+        drives_free(&run.options.drives);
         return cli_fail(STATUS_USAGE, &err);
+    }
     if (run.options.help)
         return command_help(1, (char *[]){"run", NULL});
     if (option_asks_for_list(run.options.engine))

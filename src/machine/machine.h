@@ -12,6 +12,7 @@
 #include "base/error.h"
 #include "base/log.h"
 #include "base/types.h"
+#include "machine/drive.h"
 
 struct vm;
 struct vcpu;
@@ -42,6 +43,8 @@ struct machine_config {
     bool trap_no_patch;       /* trap: leave instructions that do not trap as they are */
     unsigned heat;            /* translate: how often a block is interpreted first */
     unsigned verify;          /* translate: every how many blocks are compared with the interpreter; 0: none */
+    const struct drive_config *drives; /* owned by the caller, outlive the machine */
+    unsigned drive_count;
     struct loop *loop;        /* host/loop.h: what the chardevs were created on, run by vm_run(); owned by the caller */
     struct chardev *serial;   /* COM1; owned by the caller, outlives the machine */
     struct chardev *debugcon; /* port 0x402; NULL: output is dropped */

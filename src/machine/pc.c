@@ -220,7 +220,7 @@ struct pc *pc_create(const struct pc_config *config, struct error *err)
     }
     pc->config = *config;
     pc->cpu_count = config->cpu_count;
-    if (!create_chips(pc, err) || !create_bridges(pc, err) || !map_ports(pc, err)) {
+    if (!pc_open_drives(pc, err) || !create_chips(pc, err) || !create_bridges(pc, err) || !map_ports(pc, err)) {
         pc_destroy(pc);
         return NULL;
     }
@@ -260,6 +260,7 @@ void pc_destroy(struct pc *pc)
         ioapic_destroy(pc->ioapic);
     if (pc->apic_bus != NULL)
         apic_bus_destroy(pc->apic_bus);
+    pc_close_drives(pc);
     free(pc);
 }
 

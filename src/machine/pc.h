@@ -13,9 +13,11 @@
 #include "base/timer.h"
 #include "boot/boot.h"
 #include "cpu/vcpu.h"
+#include "machine/drive.h"
 #include "memory/memory.h"
 
 struct chardev;
+struct loop;
 struct pc;
 
 /* Requests of the guest. They arrive in the middle of a port access: the callee notes them and acts when the instruction
@@ -38,6 +40,10 @@ struct pc_config {
     struct vcpu *const *vcpus; /* their `platform` is filled in by pc_create() */
     unsigned cpu_count;
     struct chardev *serial, *debugcon; /* may be NULL */
+    const struct drive_config *drives; /* with all that they point to, they outlive the board */
+    unsigned drive_count;
+    struct loop *loop;                 /* where the host's events arrive */
+    bool repeatable;                   /* nothing may depend on the host's speed: devices go by `queue` alone */
     uint64_t wall_base_ns;             /* wall clock at guest time 0, ns since 1970 */
     pthread_mutex_t *lock;             /* the device lock, taken by the processors' interrupt functions */
     const unsigned *accessor;          /* under the lock: which processor makes the access to a device (engine/door.h) */

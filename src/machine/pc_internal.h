@@ -1,6 +1,7 @@
 /* The board's parts as the files of pc*.c share them: struct pc, addresses, interrupt numbers. Nobody else includes this.
  *
  *   pc.c          chips, wires, ports, reset
+ *   pc_disks.c    drives and their controllers
  *   pc_cpus.c     between processors and their local APICs
  */
 #ifndef RING3_MACHINE_PC_INTERNAL_H
@@ -81,8 +82,16 @@ struct pc_cpu {
     gpa_t mapped_base; /* ... here */
 };
 
+/* A drive, opened; `block` is NULL while there is no medium in it. */
+struct pc_drive {
+    const struct drive_config *config;
+    struct block *block;
+};
+
 struct pc {
     struct pc_config config;
+    struct pc_drive drives[DRIVES_MAX];
+    unsigned drive_count;
     struct irq_or wire[ISA_IRQS];
     struct i8259 *pic;
     struct i8254 *pit;
@@ -113,6 +122,12 @@ static inline struct irq_line wire(struct pc *pc, unsigned irq, unsigned source)
 
 /* The guest, or a chip for it, wants the machine reset. */
 void pc_request_reset(struct pc *pc);
+
+/* pc_disks.c. The images of all drives, opened before any chip is made and closed after all are gone. */
+bool pc_open_drives(struct pc *pc, struct error *err);
+void pc_close_drives(struct pc *pc);
+/* NULL if there is none. */
+const struct pc_drive *pc_drive(const struct pc *pc, enum drive_interface interface, unsigned index);
 
 /* pc_cpus.c */
 bool pc_create_processors(struct pc *pc, struct error *err);

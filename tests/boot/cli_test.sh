@@ -78,7 +78,12 @@ refuse 'a command is missing*'
 refuse "there is no command 'rnu' (did you mean 'run'?)*" rnu
 refuse "'--kernel' before a command*" --kernel exit
 refuse 'nothing to boot*--kernel FILE*' run
-refuse "'disk.img' is not an option*--kernel FILE" run disk.img
+refuse "two drives at one place: the IDE primary master is to be exit and loop" run --kernel exit exit --hda loop
+refuse 'missing.img: No such file or directory' run --kernel exit missing.img
+refuse "--drive: there is no 'fiel' (did you mean 'file'?)" run --kernel exit --drive fiel=exit
+refuse "--drive: if: 'scsi' is not one of ide, virtio, floppy" run --kernel exit --drive file=exit,if=scsi
+printf 'QFI\xfb%508s' '' > image.qcow2
+refuse "*image.qcow2: is a qcow2 image*qemu-img convert -O raw*" run --kernel exit image.qcow2
 refuse "unknown option '--kernle' (did you mean '--kernel'?)" run --kernle exit
 refuse '--kernel needs a value*' run --kernel
 refuse "--memory: '12Q'*" run -m 12Q --kernel exit
