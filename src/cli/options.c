@@ -10,6 +10,7 @@
 
 #include "base/suggest.h"
 #include "base/types.h"
+#include "cli/boot_option.h"
 #include "engine/engine.h"
 #include "engine/trace.h"
 #include "memory/memory.h"
@@ -32,6 +33,7 @@ enum option_kind {
     OPTION_EVERY,   /* [=N]: unsigned, 1 without a value */
     OPTION_CPUS,    /* unsigned: 1 to MACHINE_CPUS_MAX */
     OPTION_DRIVE,   /* struct drive_list: each one adds a drive */
+    OPTION_BOOT,    /* struct boot_choice: cli/boot_option.h */
     OPTION_HABIT,   /* accepted because QEMU users type it; what it asks for is so anyway */
 };
 
@@ -75,6 +77,11 @@ static const struct option_row rows[] = {
     {"fda", 0, OPTION_DRIVE, FIELD(drives), "FILE", NULL, "the first diskette drive; also --fdb"},
     {"fdb", 0, OPTION_DRIVE, FIELD(drives), "FILE", NULL, NULL},
     {"snapshot", 0, OPTION_FLAG, FIELD(snapshot), NULL, NULL, "write to no image: what the guest writes is thrown away"},
+    {"firmware", 0, OPTION_TEXT, FIELD(firmware), "FILE", NULL,
+     "without --kernel: the machine's BIOS; SeaBIOS of the\ndistribution by default"},
+    {"bios", 0, OPTION_TEXT, FIELD(firmware), "FILE", NULL, NULL},
+    {"boot", 0, OPTION_BOOT, FIELD(boot), "ORDER", NULL,
+     "what firmware boots from: letters of a (diskette), c (disk),\nd (CD-ROM), n (network); or order=dc,once=d,menu=on"},
     {"memory", 'm', OPTION_SIZE, FIELD(ram_size), "SIZE", NULL, "RAM: 512M (the default), 2G; a bare number is MiB"},
     {"engine", 0, OPTION_TEXT, FIELD(engine), "NAME", NULL,
      "how guest code is executed: auto (the default), or one of\n`ring3 engines`"},
@@ -318,6 +325,9 @@ static bool option_store(struct run_options *options, const struct option_row *r
         return parse_cpus(value, field, err);
     case OPTION_DRIVE:
         return drives_add(field, row->name, value, err);
+    case OPTION_BOOT:
+        options->boot_given = true;
+        return boot_option_parse(value, field, err);
     case OPTION_HABIT:
         if (row->value != NULL && strcmp(value, row->value) != 0)
             return error_set(err, "only '%s' is possible", row->value);
@@ -386,8 +396,13 @@ bool run_options_parse(struct run_options *options, int argc, char **argv, struc
         return true;
     if (!drives_finish(&options->drives, options->snapshot, err))
         return false;
-    if (options->kernel == NULL)
-        return error_set(err, "nothing to boot: name a kernel with --kernel FILE ('ring3 help run' shows examples)");
+    if (options->kernel != NULL && (options->firmware != NULL || options->boot_given))
+        return error_set(err, "--%s is for machines that boot by themselves: leave it out, or leave --kernel out",
+                         options->firmware != NULL ? "firmware" : "boot");
+    if (options->kernel == NULL && (options->initrd != NULL || options->append != NULL))
+        return error_set(err, "--%s is for a kernel: name it with --kernel FILE", options->initrd != NULL ? "initrd" : "append");
+    if (options->kernel == NULL && options->firmware == NULL && !options->boot_given && options->drives.count == 0)
+        return error_set(err, "nothing to boot: name a disk image, or a kernel with --kernel FILE ('ring3 help run' shows examples)");
     return true;
 }
 

@@ -14,7 +14,7 @@ enum stat_form { STAT_NONE, STAT_TEXT, STAT_JSON };
 
 /* Strings point into argv, or into `drives`. */
 struct run_options {
-    const char *engine, *kernel, *initrd, *append, *cpu, *serial, *debugcon, *monitor, *trace, *symbols;
+    const char *engine, *kernel, *firmware, *initrd, *append, *cpu, *serial, *debugcon, *monitor, *trace, *symbols;
     uint64_t ram_size;   /* bytes */
     uint64_t timeout_ns; /* 0: none */
     uint64_t trace_size; /* bytes, at most */
@@ -27,6 +27,8 @@ struct run_options {
     int patch;             /* 0: off */
     unsigned cpus, heat, verify; /* see struct machine_config */
     bool no_reboot, kaslr, help, sensitive, snapshot;
+    struct boot_choice boot;
+    bool boot_given;
     struct drive_list drives; /* to be freed: drives_free(), also when parsing failed */
 };
 

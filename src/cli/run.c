@@ -164,7 +164,9 @@ static bool run_create_counters(struct run *run, struct error *err)
     }
     run->stats->hot = hot;
     run->stats->sensitive_counted = o->sensitive;
-    run->symbols = o->symbols != NULL ? symbols_read(o->symbols, err) : symbols_read_elf(o->kernel);
+    run->symbols = o->symbols != NULL ? symbols_read(o->symbols, err)
+                   : o->kernel != NULL  ? symbols_read_elf(o->kernel)
+                                        : NULL;
     if (run->symbols == NULL && o->symbols != NULL)
         return error_prefix(err, "--symbols");
     run->stats->symbols = run->symbols;
@@ -233,6 +235,8 @@ static bool run_create(struct run *run, struct error *err)
         .engine = o->engine,
         .ram_size = o->ram_size,
         .kernel = o->kernel,
+        .firmware = o->firmware,
+        .boot = o->boot,
         .initrd = o->initrd,
         .append = o->append,
         .cpu = o->cpu,

@@ -143,7 +143,8 @@ static void writable_init(uint8_t *writable)
 struct i440fx *i440fx_create(struct pci_host *host, const struct i440fx_ops *ops, void *opaque, struct error *err)
 {
     static const struct pci_function_desc desc = {
-        .vendor_id = 0x8086, .device_id = 0x1237, .revision = 2, .class_code = 0x060000, .ops = &i440fx_pci_ops};
+        .vendor_id = 0x8086, .device_id = 0x1237, .revision = 2, .class_code = 0x060000,
+        .subsystem_vendor_id = 0x1af4, .subsystem_id = 0x1100, .ops = &i440fx_pci_ops};
     static const struct i440fx_ops no_ops;
     struct i440fx *i440fx = calloc(1, sizeof *i440fx);
     if (i440fx == NULL) {

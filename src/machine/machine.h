@@ -13,6 +13,7 @@
 #include "base/log.h"
 #include "base/types.h"
 #include "machine/drive.h"
+#include "machine/boot_choice.h"
 
 struct vm;
 struct vcpu;
@@ -30,7 +31,9 @@ enum clock_kind { CLOCK_HOST, CLOCK_INSTRUCTIONS };
 struct machine_config {
     const char *engine;       /* "auto", "interpret" ... */
     uint64_t ram_size;        /* bytes */
-    const char *kernel;       /* path */
+    const char *kernel;       /* path; NULL: firmware boots from what there is */
+    const char *firmware;     /* its file; NULL: the distribution's SeaBIOS */
+    struct boot_choice boot;  /* for firmware */
     const char *initrd;       /* path or NULL */
     const char *append;       /* kernel command line or NULL */
     const char *cpu;          /* model, see cpu/cpuid.h; NULL for the default */

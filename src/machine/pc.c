@@ -71,22 +71,21 @@ void pc_request_reset(struct pc *pc)
     pc->config.ops.reset(pc->config.ops.opaque);
 }
 
-static void request_reset(void *opaque)
-{
-    pc_request_reset(opaque);
-}
-
 static void reset_from_kbc(void *opaque, unsigned n, bool level)
 {
     (void)n;
     if (level)
-        request_reset(opaque);
+        pc_request_soft_reset(opaque);
+}
+
+static void reset_from_port92(void *opaque)
+{
+    pc_request_soft_reset(opaque);
 }
 
 static void reset_from_rcr(void *opaque, bool hard)
 {
-    (void)hard; /* a processor-only reset runs the firmware, too: here it starts the kernel anew */
-    request_reset(opaque);
+    (hard ? pc_request_reset : pc_request_soft_reset)(opaque);
 }
 
 static void request_power_off(void *opaque)
@@ -137,7 +136,7 @@ static bool create_chips(struct pc *pc, struct error *err)
         .reset = {.set = reset_from_kbc, .opaque = pc},
     };
     pc->kbc = i8042_create(queue, &lines);
-    pc->port92 = port92_create((struct irq_line){.set = a20_from_port92, .opaque = pc}, request_reset, pc);
+    pc->port92 = port92_create((struct irq_line){.set = a20_from_port92, .opaque = pc}, reset_from_port92, pc);
     pc->debugexit = debugexit_create(debug_exit, pc);
     pc->pvpanic = pvpanic_create(panic_event, pc);
     pc->debugcon = debugcon_create(&(struct debugcon_sink){.byte = debugcon_byte, .opaque = pc});
@@ -155,7 +154,7 @@ static void pci_message(void *opaque, gpa_t gpa, uint32_t data)
 static bool create_bridges(struct pc *pc, struct error *err)
 {
     pci_host_set_message_sink(pc->pci, pci_message, pc);
-    pc->i440fx = i440fx_create(pc->pci, NULL, pc, err);
+    pc->i440fx = i440fx_create(pc->pci, &pc_shadow_ops, pc, err);
     struct piix3_config config = {.reset = reset_from_rcr, .opaque = pc};
     for (unsigned i = 0; i < ISA_IRQS; i++)
         config.isa[i] = wire(pc, i, WIRE_PIRQ);
@@ -211,6 +210,31 @@ static bool map_ports(struct pc *pc, struct error *err)
     return memory_map_mmio(pc->config.memory, IOAPIC_BASE, IOAPIC_SIZE, &ioapic_mmio_ops, pc->ioapic, err);
 }
 
+static void set_cmos_memory(struct pc *pc)
+{
+    uint64_t size = memory_ram_size(pc->config.memory);
+    uint64_t low = size < MEMORY_LOW_MAX ? size : MEMORY_LOW_MAX;
+    uint64_t extended_kib = low > MiB ? (low - MiB) / KiB : 0;
+    uint64_t above_16m = low > 16 * MiB ? (low - 16 * MiB) / (64 * KiB) : 0;
+    uint64_t high = (size - low) / (64 * KiB);
+    if (extended_kib > 0xffff)
+        extended_kib = 0xffff;
+    const uint16_t base_kib = 640;
+    const struct {
+        uint8_t index, value;
+    } bytes[] = {
+        {0x14, 0x06}, /* equipment: coprocessor, mouse */
+        {0x15, base_kib & 0xff}, {0x16, base_kib >> 8},
+        {0x17, (uint8_t)extended_kib}, {0x18, (uint8_t)(extended_kib >> 8)},
+        {0x30, (uint8_t)extended_kib}, {0x31, (uint8_t)(extended_kib >> 8)},
+        {0x34, (uint8_t)above_16m}, {0x35, (uint8_t)(above_16m >> 8)},
+        {0x5b, (uint8_t)high}, {0x5c, (uint8_t)(high >> 8)}, {0x5d, (uint8_t)(high >> 16)},
+        {0x5f, (uint8_t)(pc->cpu_count - 1)},
+    };
+    for (unsigned i = 0; i < ARRAY_LEN(bytes); i++)
+        mc146818_set_cmos(pc->rtc, bytes[i].index, bytes[i].value);
+}
+
 struct pc *pc_create(const struct pc_config *config, struct error *err)
 {
     struct pc *pc = calloc(1, sizeof *pc + config->cpu_count * sizeof pc->cpus[0]);
@@ -220,11 +244,16 @@ struct pc *pc_create(const struct pc_config *config, struct error *err)
     }
     pc->config = *config;
     pc->cpu_count = config->cpu_count;
-    if (!pc_open_drives(pc, err) || !create_chips(pc, err) || !create_bridges(pc, err) || !map_ports(pc, err)) {
+    if (!pc_open_drives(pc, err) || !create_chips(pc, err) || !pc_create_firmware(pc, err) || !create_bridges(pc, err) || !map_ports(pc, err)) {
         pc_destroy(pc);
         return NULL;
     }
+    set_cmos_memory(pc); /* as setup leaves it, once: CMOS is on a battery */
     pc_reset(pc);
+    if (!pc_finish_firmware(pc, err)) {
+        pc_destroy(pc);
+        return NULL;
+    }
     pc->cpu_signature = cpuid_query(pc->cpus[0].vcpu, 1, 0).eax;
     pc->cpu_features = cpuid_query(pc->cpus[0].vcpu, 1, 0).edx;
     return pc;
@@ -240,6 +269,7 @@ void pc_destroy(struct pc *pc)
         piix3_destroy(pc->piix3);
     if (pc->i440fx != NULL)
         i440fx_destroy(pc->i440fx);
+    pc_destroy_firmware(pc);
     if (pc->pci != NULL)
         pci_host_destroy(pc->pci);
     if (pc->debugcon != NULL) {
@@ -265,31 +295,6 @@ void pc_destroy(struct pc *pc)
 }
 
 /* ---- reset, and what firmware leaves behind ---- */
-
-static void set_cmos_memory(struct pc *pc)
-{
-    uint64_t size = memory_ram_size(pc->config.memory);
-    uint64_t low = size < MEMORY_LOW_MAX ? size : MEMORY_LOW_MAX;
-    uint64_t extended_kib = low > MiB ? (low - MiB) / KiB : 0;
-    uint64_t above_16m = low > 16 * MiB ? (low - 16 * MiB) / (64 * KiB) : 0;
-    uint64_t high = (size - low) / (64 * KiB);
-    if (extended_kib > 0xffff)
-        extended_kib = 0xffff;
-    const uint16_t base_kib = 640;
-    const struct {
-        uint8_t index, value;
-    } bytes[] = {
-        {0x14, 0x06}, /* equipment: coprocessor, mouse */
-        {0x15, base_kib & 0xff}, {0x16, base_kib >> 8},
-        {0x17, (uint8_t)extended_kib}, {0x18, (uint8_t)(extended_kib >> 8)},
-        {0x30, (uint8_t)extended_kib}, {0x31, (uint8_t)(extended_kib >> 8)},
-        {0x34, (uint8_t)above_16m}, {0x35, (uint8_t)(above_16m >> 8)},
-        {0x5b, (uint8_t)high}, {0x5c, (uint8_t)(high >> 8)}, {0x5d, (uint8_t)(high >> 16)},
-        {0x5f, (uint8_t)(pc->cpu_count - 1)},
-    };
-    for (unsigned i = 0; i < ARRAY_LEN(bytes); i++)
-        mc146818_set_cmos(pc->rtc, bytes[i].index, bytes[i].value);
-}
 
 static void set_pci_routing(struct pc *pc)
 {
@@ -331,6 +336,9 @@ void pc_reset(struct pc *pc)
     pc_reset_processors(pc);
     pc->a20_kbc = pc->a20_port92 = true; /* a kernel started directly finds A20 open */
     a20_changed(pc);
+    pc_reset_firmware(pc);
+    if (pc->firmware != NULL)
+        return; /* which does the rest */
     set_cmos_memory(pc);
     set_pci_routing(pc);
     set_pic(pc);

@@ -14,6 +14,7 @@
 #include "boot/boot.h"
 #include "cpu/vcpu.h"
 #include "machine/drive.h"
+#include "machine/boot_choice.h"
 #include "memory/memory.h"
 
 struct chardev;
@@ -48,13 +49,21 @@ struct pc_config {
     pthread_mutex_t *lock;             /* the device lock, taken by the processors' interrupt functions */
     const unsigned *accessor;          /* under the lock: which processor makes the access to a device (engine/door.h) */
     struct log *log;
+    bool firmware;             /* the machine starts with firmware, not with a kernel */
+    const char *firmware_path; /* ... of this file; NULL: the distribution's SeaBIOS */
+    struct boot_choice boot;
     struct pc_ops ops;
 };
 
 struct pc *pc_create(const struct pc_config *config, struct error *err);
 void pc_destroy(struct pc *pc);
-/* All chips to their state after power-on, then what firmware would have set up for a kernel started directly. */
+/* All chips to their state after power-on; without firmware, then what that would have set up for a kernel. */
 void pc_reset(struct pc *pc);
+/* A processor has shut down after a third fault. True if the board has asked for its INIT, so that the guest goes on: software of
+ * old comes back from protected mode that way. */
+bool pc_shutdown(struct pc *pc);
+/* Whether there is firmware, which a reset starts again. */
+bool pc_has_firmware(const struct pc *pc);
 
 /* The user's hands: the power button (false: the guest does not listen to it), a key of device/ps2_keyboard.h, and the
  * button of old that pulls LINT1 of every processor. */

@@ -33,15 +33,17 @@ static void cpu_smi(void *opaque)
     cpu_raise(opaque, PENDING_SMI);
 }
 
-/* INIT takes the boot processor to the firmware, which starts the machine anew; here that is a reset. */
+/* INIT takes the boot processor to the firmware. Without one, that is a reset of the machine. */
 static void cpu_init(void *opaque)
 {
     struct pc_cpu *cpu = opaque;
     const struct pc_ops *ops = &cpu->pc->config.ops;
-    if (cpu->index == 0) {
+    if (cpu->index == 0 && cpu->pc->firmware == NULL) {
         pc_request_reset(cpu->pc);
         return;
     }
+    if (cpu->index == 0)
+        lapic_set_virtual_wire(cpu->lapic);
     ops->cpu_lower(ops->opaque, cpu->index, PENDING_SIPI); /* one that has not been taken is forgotten */
     cpu_raise(cpu, PENDING_INIT);
 }
@@ -234,6 +236,14 @@ bool pc_create_processors(struct pc *pc, struct error *err)
         v->platform.opaque = cpu;
     }
     return true;
+}
+
+void pc_init_processors(struct pc *pc)
+{
+    const struct apic_message init = {.delivery = APIC_INIT, .asserted = true};
+    for (unsigned i = 0; i < pc->cpu_count; i++)
+        if (!lapic_accept(pc->cpus[i].lapic, &init))
+            cpu_init(&pc->cpus[i]); /* its local APIC is disabled */
 }
 
 void pc_reset_processors(struct pc *pc)

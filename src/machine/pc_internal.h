@@ -3,6 +3,7 @@
  *   pc.c          chips, wires, ports, reset
  *   pc_disks.c    drives and their controllers
  *   pc_cpus.c     between processors and their local APICs
+ *   pc_firmware.c the firmware's ROM, shadow RAM, firmware configuration
  */
 #ifndef RING3_MACHINE_PC_INTERNAL_H
 #define RING3_MACHINE_PC_INTERNAL_H
@@ -55,6 +56,8 @@ enum {
     PORT_DEBUGCON = 0x402,
     PORT_ELCR = 0x4d0,
     PORT_PVPANIC = 0x505,
+    PORT_FW_CFG = 0x510,
+    PORT_FW_CFG_DMA = 0x514,
     PORT_PM = 0x600,
     PORT_PCI_ADDRESS = 0xcf8,
     PORT_RCR = 0xcf9,
@@ -108,6 +111,7 @@ struct pc {
     struct i440fx *i440fx;
     struct piix3 *piix3;
     struct piix4_pm *pm;
+    struct pc_firmware *firmware; /* NULL: a kernel is started directly */
     bool a20_kbc, a20_port92;
     unsigned cpu_count;
     uint32_t cpu_signature, cpu_features; /* CPUID 1 after a reset; asked for once, since it takes the lock */
@@ -122,6 +126,21 @@ static inline struct irq_line wire(struct pc *pc, unsigned irq, unsigned source)
 
 /* The guest, or a chip for it, wants the machine reset. */
 void pc_request_reset(struct pc *pc);
+/* ... or only its processors; see pc_firmware.c. */
+void pc_request_soft_reset(struct pc *pc);
+
+/* pc_firmware.c. Each does nothing in a machine that starts a kernel directly. */
+/* Before the bridges; the last one when all devices are there and have been reset. */
+bool pc_create_firmware(struct pc *pc, struct error *err);
+bool pc_finish_firmware(struct pc *pc, struct error *err);
+void pc_reset_firmware(struct pc *pc);
+void pc_destroy_firmware(struct pc *pc);
+extern const struct i440fx_ops pc_shadow_ops; /* `opaque` is the struct pc */
+/* Where firmware is to look for something to boot: the lowest index first, of equal ones the one added last. `path` is copied, a
+ * device path as SeaBIOS writes them: /pci@i0cf8/ide@1,1/drive@0/disk@0, /pci@i0cf8/scsi@4/disk@0,0. */
+void pc_add_boot_device(struct pc *pc, unsigned bootindex, const char *path);
+/* Gives a function the expansion ROM of this name from the firmware's package: "vgabios-stdvga.bin". */
+bool pc_set_rom(struct pc *pc, struct pci_function *function, const char *name, struct error *err);
 
 /* pc_disks.c. The images of all drives, opened before any chip is made and closed after all are gone. */
 bool pc_open_drives(struct pc *pc, struct error *err);
@@ -133,5 +152,7 @@ const struct pc_drive *pc_drive(const struct pc *pc, enum drive_interface interf
 bool pc_create_processors(struct pc *pc, struct error *err);
 /* Local APICs to their state after power-on; the first one's in virtual wire mode. */
 void pc_reset_processors(struct pc *pc);
+/* The INIT# pin of all processors. */
+void pc_init_processors(struct pc *pc);
 
 #endif

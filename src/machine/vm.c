@@ -148,6 +148,8 @@ static void on_map_changed(void *opaque)
 /* Puts the kernel into memory and the processor where it starts. */
 bool vm_load_kernel(struct vm *vm, struct error *err)
 {
+    if (vm->config.kernel == NULL)
+        return true; /* firmware is where a reset processor starts */
     struct acpi_description acpi;
     pc_describe_acpi(vm->pc, &acpi);
     const struct boot_request request = {.kernel = vm->config.kernel,
@@ -254,6 +256,9 @@ static bool create_parts(struct vm *vm, struct error *err)
         .lock = &vm->lock,
         .accessor = &vm->accessor,
         .log = config->log,
+        .firmware = config->kernel == NULL,
+        .firmware_path = config->firmware,
+        .boot = config->boot,
         .ops = {.power_off = on_power_off,
                 .reset = on_reset,
                 .debug_exit = on_debug_exit,

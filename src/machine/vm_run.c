@@ -90,6 +90,21 @@ static void wait_paused(struct vm_cpu *cpu)
         pthread_cond_wait(&cpu->wake, &vm->lock);
 }
 
+/* Ends the run, but where firmware is there to start again. */
+static void take_shutdown(struct vm *vm, const struct vcpu *v)
+{
+    if (pc_shutdown(vm->pc))
+        return;
+    if (pc_has_firmware(vm->pc) && !vm->config.no_reboot) {
+        log_warn(vm->config.log, "processor %u shut down after a triple fault: reset", v->index);
+        vm_reset(vm);
+        return;
+    }
+    if (!vm->ended)
+        vm->result.cpu = v->index;
+    vm_end(vm, VM_END_TRIPLE_FAULT, 0);
+}
+
 /* With the lock, which is given away meanwhile. */
 static void run_engine(struct vm_cpu *cpu, uint64_t until)
 {
@@ -113,9 +128,7 @@ static void run_engine(struct vm_cpu *cpu, uint64_t until)
     if (atomic_load(&vm->stop_reason) != 0) {
         vm_end(vm, VM_END_STOPPED, atomic_load(&vm->stop_reason));
     } else if (v->activity == ACTIVITY_SHUTDOWN && !vm->reset_requested) {
-        if (!vm->ended)
-            vm->result.cpu = v->index;
-        vm_end(vm, VM_END_TRIPLE_FAULT, 0);
+        take_shutdown(vm, v);
     }
 }
 

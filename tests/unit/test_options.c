@@ -107,7 +107,7 @@ static void test_messages(void **state)
     static const struct {
         const char *line, *message;
     } cases[] = {
-        {"", "nothing to boot: name a kernel with --kernel FILE ('ring3 help run' shows examples)"},
+        {"", "nothing to boot: name a disk image, or a kernel with --kernel FILE ('ring3 help run' shows examples)"},
         {"--hda a -hda b", "two drives at one place: the IDE primary master is to be a and b"},
         {"--drive if=ide", "--drive: which image? file=FILE is missing"},
         {"--kernle k", "unknown option '--kernle' (did you mean '--kernel'?)"},
