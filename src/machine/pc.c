@@ -250,12 +250,12 @@ struct pc *pc_create(const struct pc_config *config, struct error *err)
     }
     set_cmos_memory(pc); /* as setup leaves it, once: CMOS is on a battery */
     pc_reset(pc);
+    pc->cpu_signature = cpuid_query(pc->cpus[0].vcpu, 1, 0).eax;
+    pc->cpu_features = cpuid_query(pc->cpus[0].vcpu, 1, 0).edx;
     if (!pc_finish_firmware(pc, err)) {
         pc_destroy(pc);
         return NULL;
     }
-    pc->cpu_signature = cpuid_query(pc->cpus[0].vcpu, 1, 0).eax;
-    pc->cpu_features = cpuid_query(pc->cpus[0].vcpu, 1, 0).edx;
     return pc;
 }
 

@@ -36,6 +36,9 @@
 #include <unistd.h>
 
 #include "base/check.h"
+#include "boot/acpi_loader.h"
+#include "boot/smbios.h"
+#include "cpu/cpuid.h"
 #include "device/fw_cfg.h"
 #include "machine/machine.h"
 
@@ -385,6 +388,45 @@ static bool set_system_states(struct pc *pc, struct error *err)
     return fw_cfg_set_file(pc->firmware->fw_cfg, "etc/system-states", states, sizeof states, err);
 }
 
+/* The tables, and the script by which firmware places them. */
+static bool set_acpi(struct pc *pc, struct error *err)
+{
+    struct fw_cfg *fw_cfg = pc->firmware->fw_cfg;
+    struct acpi_description description;
+    struct acpi_loader loader;
+    pc_describe_acpi(pc, &description);
+    if (!acpi_loader_build(&description, &loader, err))
+        return false;
+    bool ok = fw_cfg_set_file(fw_cfg, ACPI_LOADER_TABLES, loader.tables, loader.tables_size, err) &&
+              fw_cfg_set_file(fw_cfg, ACPI_LOADER_RSDP, loader.rsdp, sizeof loader.rsdp, err) &&
+              fw_cfg_set_file(fw_cfg, ACPI_LOADER_SCRIPT, loader.script, loader.script_size, err);
+    acpi_loader_fini(&loader);
+    return ok;
+}
+
+static bool set_smbios(struct pc *pc, struct error *err)
+{
+    struct fw_cfg *fw_cfg = pc->firmware->fw_cfg;
+    const struct cpu_model *model = pc->cpus[0].vcpu->model;
+    uint64_t size = memory_ram_size(pc->config.memory), low = size < MEMORY_LOW_MAX ? size : MEMORY_LOW_MAX;
+    const struct smbios_description description = {
+        .cpu_count = pc->cpu_count,
+        .cpu_vendor = model->vendor,
+        .cpu_name = model->brand,
+        .cpu_signature = pc->cpu_signature,
+        .cpu_features = pc->cpu_features,
+        .low_ram = low,
+        .high_ram = size - low,
+    };
+    struct smbios smbios;
+    if (!smbios_build(&description, &smbios, err))
+        return false;
+    bool ok = fw_cfg_set_file(fw_cfg, "etc/smbios/smbios-tables", smbios.bytes, smbios.size, err) &&
+              fw_cfg_set_file(fw_cfg, "etc/smbios/smbios-anchor", smbios.anchor, sizeof smbios.anchor, err);
+    smbios_fini(&smbios);
+    return ok;
+}
+
 bool pc_finish_firmware(struct pc *pc, struct error *err)
 {
     if (pc->firmware == NULL)
@@ -394,7 +436,8 @@ bool pc_finish_firmware(struct pc *pc, struct error *err)
     const uint64_t no_nodes[1 + MACHINE_CPUS_MAX] = {0};
     pc->firmware->started = true;
     return set_boot_order(pc->firmware, err) && set_menu(pc, err) && set_memory_map(pc, err) &&
-           set_system_states(pc, err) && fw_cfg_set_u16(fw_cfg, FW_CFG_NOGRAPHIC, 0, err) &&
+           set_system_states(pc, err) && set_acpi(pc, err) && set_smbios(pc, err) &&
+           fw_cfg_set_u16(fw_cfg, FW_CFG_NOGRAPHIC, 0, err) &&
            fw_cfg_set_u16(fw_cfg, FW_CFG_NB_CPUS, (uint16_t)pc->cpu_count, err) &&
            fw_cfg_set_u16(fw_cfg, FW_CFG_MAX_CPUS, (uint16_t)pc->cpu_count, err) &&
            fw_cfg_set(fw_cfg, FW_CFG_NUMA, no_nodes, sizeof no_nodes, err) &&

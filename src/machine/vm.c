@@ -282,6 +282,7 @@ struct vm *vm_create(const struct machine_config *config, struct error *err)
     vm->config = *config;
     vm->cpu_count = config->cpus != 0 ? config->cpus : 1;
     check(vm->cpu_count <= MACHINE_CPUS_MAX);
+    vm->turn_variation = 1;
     vm->by_turns = config->clock == CLOCK_INSTRUCTIONS;
     pthread_mutex_init(&vm->lock, NULL);
     for (unsigned i = 0; i < vm->cpu_count; i++) {

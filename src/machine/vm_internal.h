@@ -43,6 +43,7 @@ struct vm {
     bool by_turns;       /* clock "instructions": the first one's thread runs all */
     unsigned turn;       /* ... whose turn it is */
     uint64_t turn_until; /* ... until it has executed so many instructions, or is halted */
+    uint32_t turn_variation; /* of the turns' lengths; not 0 */
 
     pthread_mutex_t lock;
     struct timer_queue queue;

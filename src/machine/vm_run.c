@@ -31,6 +31,7 @@
 /* How many instructions one of several vCPUs executes in such a run before it is the next one's turn: few, since what waits for
  * another processor does so in a loop. */
 #define TURN_INSTRUCTIONS 10000u
+#define TURN_VARIATION 1024u
 /* How long the lock is kept while time is skipped, and for how long it is then given away. */
 #define LOCK_HELD_NS 5000000u
 #define LOCK_LENT_NS 50000
@@ -179,6 +180,20 @@ static void lend_lock(struct vm *vm, uint64_t *held_since_ns)
     *held_since_ns = clock_monotonic_ns();
 }
 
+/* Turns differ in length, by a fixed sequence (xorshift: Marsaglia 2003): with equal ones a loop that lets a lock go for a moment
+ * in each turn of its own may be interrupted at the same instruction for ever. */
+static uint64_t turn_length(struct vm *vm)
+{
+    if (vm->cpu_count == 1)
+        return SLICE_INSTRUCTIONS;
+    uint32_t x = vm->turn_variation;
+    x ^= x << 13;
+    x ^= x >> 17;
+    x ^= x << 5;
+    vm->turn_variation = x;
+    return TURN_INSTRUCTIONS - TURN_VARIATION / 2 + x % TURN_VARIATION;
+}
+
 /* Whose turn it is; NULL: all are halted. It does not end when the engine returns early, which engines do at different places. */
 static struct vm_cpu *take_turn(struct vm *vm)
 {
@@ -190,7 +205,7 @@ static struct vm_cpu *take_turn(struct vm *vm)
         if (!vcpu_runnable(vm->vcpus[i]))
             continue;
         vm->turn = i;
-        vm->turn_until = vm->vcpus[i]->instructions + (vm->cpu_count == 1 ? SLICE_INSTRUCTIONS : TURN_INSTRUCTIONS);
+        vm->turn_until = vm->vcpus[i]->instructions + turn_length(vm);
         return &vm->cpus[i];
     }
     return NULL;
