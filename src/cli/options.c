@@ -49,6 +49,7 @@ struct option_row {
 
 static const char *const trap_kernel_choices[] = {"direct", "translate", "interpret", NULL};
 static const char *const switch_choices[] = {"off", "on", NULL};
+static const char *const vga_choices[] = {"std", "none", NULL};
 static const char *const clock_choices[] = {"host", "instructions", NULL};
 static const char *const log_choices[] = {"off", "warn", "info", "debug", NULL};
 static const char *const shadow_choices[] = {"ondemand", "tagged", "proactive", "single", NULL};
@@ -56,6 +57,7 @@ _Static_assert(SHADOW_ONDEMAND == 0 && SHADOW_TAGGED == 1 && SHADOW_PROACTIVE ==
                "numbers shadow_choices");
 _Static_assert(TRAP_KERNEL_DIRECT == 0 && TRAP_KERNEL_TRANSLATE == 1 && TRAP_KERNEL_INTERPRET == 2,
                "numbers trap_kernel_choices");
+_Static_assert(VGA_STD == 0 && VGA_NONE == 1, "numbers vga_choices");
 _Static_assert(CLOCK_HOST == 0 && CLOCK_INSTRUCTIONS == 1, "numbers clock_choices");
 _Static_assert(LOG_OFF == 0 && LOG_WARN == 1 && LOG_INFO == 2 && LOG_DEBUG == 3, "numbers log_choices");
 _Static_assert(sizeof(enum clock_kind) == sizeof(int) && sizeof(enum log_level) == sizeof(int), "stored as int");
@@ -89,6 +91,7 @@ static const struct option_row rows[] = {
      "processor model, as in max,-avx2 or x86-64-v2,+aes;\n`--cpu help` lists models and features"},
     {"cpus", 0, OPTION_CPUS, FIELD(cpus), "N", NULL, "how many processors: 1 (the default) to 8"},
     {"smp", 0, OPTION_CPUS, FIELD(cpus), "N", NULL, NULL},
+    {"vga", 0, OPTION_CHOICE, FIELD(vga), "KIND", vga_choices, "display adapter: std (the default), none"},
     {"serial", 0, OPTION_TEXT, FIELD(serial), "TO", NULL,
      "where the first serial port goes: stdio (the default), null,\nfile:PATH, unix:PATH[,server=off][,wait=on], pty"},
     {"debugcon", 0, OPTION_TEXT, FIELD(debugcon), "TO", NULL,

@@ -12,6 +12,8 @@
 
 enum stat_form { STAT_NONE, STAT_TEXT, STAT_JSON };
 
+enum vga_choice { VGA_STD, VGA_NONE };
+
 /* Strings point into argv, or into `drives`. */
 struct run_options {
     const char *engine, *kernel, *firmware, *initrd, *append, *cpu, *serial, *debugcon, *monitor, *trace, *symbols;
@@ -25,6 +27,7 @@ struct run_options {
     int shadow;            /* enum shadow_policy */
     int trap_kernel;       /* enum trap_kernel */
     int patch;             /* 0: off */
+    int vga;               /* enum vga_choice */
     unsigned cpus, heat, verify; /* see struct machine_config */
     bool no_reboot, kaslr, help, sensitive, snapshot;
     struct boot_choice boot;

@@ -236,6 +236,7 @@ static bool run_create(struct run *run, struct error *err)
         .ram_size = o->ram_size,
         .kernel = o->kernel,
         .firmware = o->firmware,
+        .vga = o->vga == VGA_STD,
         .boot = o->boot,
         .initrd = o->initrd,
         .append = o->append,

@@ -39,6 +39,7 @@ struct machine_config {
     const char *cpu;          /* model, see cpu/cpuid.h; NULL for the default */
     unsigned cpus;            /* how many, up to MACHINE_CPUS_MAX; 0: one */
     bool kaslr;               /* enter through the guest's own decompressor */
+    bool vga;                 /* with a display adapter */
     bool no_reboot;           /* a guest reset ends the run */
     enum clock_kind clock;
     unsigned shadow;          /* enum shadow_policy, for engines that have shadow page tables */

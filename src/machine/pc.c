@@ -173,9 +173,6 @@ static bool create_bridges(struct pc *pc, struct error *err)
     return pc->pm != NULL;
 }
 
-/* The chipset sends accesses there to PCI, never to RAM; without an adapter nobody answers. */
-static const struct io_ops video_ops = {.name = "video memory"};
-
 static bool map_ports(struct pc *pc, struct error *err)
 {
     const struct {
@@ -205,8 +202,6 @@ static bool map_ports(struct pc *pc, struct error *err)
     for (unsigned i = 0; i < ARRAY_LEN(map); i++)
         if (!memory_map_ports(pc->config.memory, map[i].port, map[i].count, map[i].ops, map[i].dev, err))
             return false;
-    if (!memory_map_mmio(pc->config.memory, VIDEO_BASE, VIDEO_SIZE, &video_ops, NULL, err))
-        return false;
     return memory_map_mmio(pc->config.memory, IOAPIC_BASE, IOAPIC_SIZE, &ioapic_mmio_ops, pc->ioapic, err);
 }
 
@@ -244,7 +239,8 @@ struct pc *pc_create(const struct pc_config *config, struct error *err)
     }
     pc->config = *config;
     pc->cpu_count = config->cpu_count;
-    if (!pc_open_drives(pc, err) || !create_chips(pc, err) || !pc_create_firmware(pc, err) || !create_bridges(pc, err) || !map_ports(pc, err)) {
+    if (!pc_open_drives(pc, err) || !create_chips(pc, err) || !pc_create_firmware(pc, err) || !create_bridges(pc, err) ||
+        !pc_create_video(pc, err) || !map_ports(pc, err)) {
         pc_destroy(pc);
         return NULL;
     }
@@ -263,6 +259,7 @@ void pc_destroy(struct pc *pc)
 {
     if (pc == NULL)
         return;
+    pc_destroy_video(pc);
     if (pc->pm != NULL)
         piix4_pm_destroy(pc->pm);
     if (pc->piix3 != NULL)
@@ -326,6 +323,7 @@ static void set_pic(struct pc *pc)
 void pc_reset(struct pc *pc)
 {
     pci_host_reset(pc->pci);
+    pc_reset_video(pc);
     i8259_reset(pc->pic);
     i8254_reset(pc->pit);
     mc146818_reset(pc->rtc);
@@ -410,6 +408,7 @@ void pc_describe_acpi(const struct pc *pc, struct acpi_description *description)
         .pci_pic_irq = {IRQ_PCI_A, IRQ_PCI_A, IRQ_PCI_B, IRQ_PCI_B},
         .pci_gsi = {IRQ_PCI_A, IRQ_PCI_A, IRQ_PCI_B, IRQ_PCI_B},
         .pci_swizzle = (uint8_t)pci_route_pin(0, 1), /* slot 0's INTA; the rest follows by rotation */
+        .has_vga = pc_has_vga(pc),
         .isa_bridge_slot = PIIX_SLOT,
         .com1_port = PORT_COM1,
         .com1_irq = IRQ_COM1,

@@ -10,6 +10,7 @@
 #include <stdio.h>
 
 #include "base/error.h"
+#include "base/screen.h"
 #include "base/timer.h"
 #include "boot/boot.h"
 #include "cpu/vcpu.h"
@@ -49,11 +50,15 @@ struct pc_config {
     pthread_mutex_t *lock;             /* the device lock, taken by the processors' interrupt functions */
     const unsigned *accessor;          /* under the lock: which processor makes the access to a device (engine/door.h) */
     struct log *log;
+    bool vga;                  /* with a display adapter */
     bool firmware;             /* the machine starts with firmware, not with a kernel */
     const char *firmware_path; /* ... of this file; NULL: the distribution's SeaBIOS */
     struct boot_choice boot;
     struct pc_ops ops;
 };
+
+/* How much device RAM the board's devices take: what its memory has to be created with. */
+uint64_t pc_device_ram(bool vga);
 
 struct pc *pc_create(const struct pc_config *config, struct error *err);
 void pc_destroy(struct pc *pc);
@@ -70,6 +75,11 @@ bool pc_has_firmware(const struct pc *pc);
 bool pc_power_button(struct pc *pc);
 void pc_key(struct pc *pc, unsigned key, bool down);
 void pc_nmi(struct pc *pc);
+
+/* What the machine's screen shows (device/vga.h). False without an adapter or memory; pc_screen_text() also in graphics. */
+bool pc_has_vga(const struct pc *pc);
+bool pc_screen_render(const struct pc *pc, struct screen_picture *picture);
+bool pc_screen_text(const struct pc *pc, struct screen_text *text);
 
 /* The state of a chip, in words; `cpu` says whose local APIC. */
 enum pc_part { PC_PIC, PC_IOAPIC, PC_LAPIC };

@@ -4,6 +4,7 @@
  *   pc_disks.c    drives and their controllers
  *   pc_cpus.c     between processors and their local APICs
  *   pc_firmware.c the firmware's ROM, shadow RAM, firmware configuration
+ *   pc_video.c    the display adapter
  */
 #ifndef RING3_MACHINE_PC_INTERNAL_H
 #define RING3_MACHINE_PC_INTERNAL_H
@@ -111,6 +112,7 @@ struct pc {
     struct i440fx *i440fx;
     struct piix3 *piix3;
     struct piix4_pm *pm;
+    struct vga *vga;              /* NULL: no display adapter */
     struct pc_firmware *firmware; /* NULL: a kernel is started directly */
     bool a20_kbc, a20_port92;
     unsigned cpu_count;
@@ -141,6 +143,11 @@ extern const struct i440fx_ops pc_shadow_ops; /* `opaque` is the struct pc */
 void pc_add_boot_device(struct pc *pc, unsigned bootindex, const char *path);
 /* Gives a function the expansion ROM of this name from the firmware's package: "vgabios-stdvga.bin". */
 bool pc_set_rom(struct pc *pc, struct pci_function *function, const char *name, struct error *err);
+
+/* pc_video.c. After the bridges; destroyed before the PCI bus. */
+bool pc_create_video(struct pc *pc, struct error *err);
+void pc_reset_video(struct pc *pc);
+void pc_destroy_video(struct pc *pc);
 
 /* pc_disks.c. The images of all drives, opened before any chip is made and closed after all are gone. */
 bool pc_open_drives(struct pc *pc, struct error *err);

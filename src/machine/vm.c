@@ -156,6 +156,7 @@ bool vm_load_kernel(struct vm *vm, struct error *err)
                                          .initrd = vm->config.initrd,
                                          .append = vm->config.append,
                                          .kaslr = vm->config.kaslr,
+                                         .vga_text = vm->config.vga,
                                          .acpi = &acpi};
     struct boot_state state;
     if (!boot_load(vm->memory, &request, &state, err))
@@ -234,7 +235,7 @@ static bool create_parts(struct vm *vm, struct error *err)
     vm->model = cpu_model_create(config->cpu, err);
     if (vm->model == NULL || (vm->engine->limit != NULL && !vm->engine->limit(vm->model, err)))
         return false;
-    vm->memory = memory_create(config->ram_size, config->log, err);
+    vm->memory = memory_create_with_device_ram(config->ram_size, pc_device_ram(config->vga), config->log, err);
     if (vm->memory == NULL)
         return false;
     if (!create_vcpus(vm, err) || !attach_all(vm, vm->engine, err))
@@ -256,6 +257,7 @@ static bool create_parts(struct vm *vm, struct error *err)
         .lock = &vm->lock,
         .accessor = &vm->accessor,
         .log = config->log,
+        .vga = config->vga,
         .firmware = config->kernel == NULL,
         .firmware_path = config->firmware,
         .boot = config->boot,
