@@ -2,7 +2,7 @@
 
 # Building build/ring3.
 packages_build='meson ninja-build pkg-config gcc libc6-dev libzydis-dev libcmocka-dev libjansson-dev liblzma-dev
-libzstd-dev liblz4-dev zlib1g-dev libbz2-dev nasm'
+libzstd-dev liblz4-dev zlib1g-dev libbz2-dev libslirp-dev nasm'
 # Guest images, tests and fuzzing; the browser is for the pages of `ring3 report`.
 packages_test='gcc-multilib busybox-static cpio zstd gzip clang libclang-rt-14-dev chromium-headless-shell'
 # Images of whole systems (scripts/system-image.sh), and what tests/systems drives them with.

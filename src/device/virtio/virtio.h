@@ -116,13 +116,15 @@ bool virtqueue_is_enabled(const struct virtqueue *queue);
 /* The next request. Its pieces are kept in the queue until the next virtqueue_pop() on it. False: there is none, or the device
  * is not ready. */
 bool virtqueue_pop(struct virtqueue *queue, struct virtio_chain *chain);
-/* Puts the last `count` requests back as if they had not been popped. None of them, and none before, may have been pushed since. */
+/* Puts the last `count` requests back as if they had not been popped; no one of them may have been pushed (or it was taken back). */
 void virtqueue_unpop(struct virtqueue *queue, unsigned count);
 /* How many requests wait, as far as the ring's index tells. */
 unsigned virtqueue_waiting(struct virtqueue *queue);
 /* Gives a request back, with `written` bytes in it from the start of `in`; the driver sees it after virtqueue_flush(). In any
  * order. */
 void virtqueue_push(struct virtqueue *queue, const struct virtio_chain *chain, uint64_t written);
+/* Takes back the last `count` that were pushed, all since the last virtqueue_flush(). */
+void virtqueue_unpush(struct virtqueue *queue, unsigned count);
 /* Shows the driver what was pushed, all at once, and interrupts it if it wants that. */
 void virtqueue_flush(struct virtqueue *queue);
 /* Whether the driver is asked to notify. Asking it to, false says that requests have come meanwhile, of which it may not tell: look

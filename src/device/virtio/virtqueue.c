@@ -257,6 +257,12 @@ void virtqueue_push(struct virtqueue *queue, const struct virtio_chain *chain, u
     state->used_next++;
 }
 
+void virtqueue_unpush(struct virtqueue *queue, unsigned count)
+{
+    check((uint16_t)(queue->state.used_next - queue->state.used_shown) >= count);
+    queue->state.used_next = (uint16_t)(queue->state.used_next - count);
+}
+
 /* Whether the driver wants an interrupt for what it sees now and did not see `before`. */
 static bool wants_interrupt(const struct virtqueue *queue, uint16_t before)
 {
