@@ -2,7 +2,7 @@
  *
  *   processors   local APICs at FEE00000h
  *   north        82441FX host bridge (PCI 0:0.0), configuration mechanism 1 at CF8h/CFCh
- *   south        PIIX3 ISA bridge (0:1.0), PIIX4 power management (0:1.3) at ports 600h-63Fh
+ *   south        PIIX3 ISA bridge (0:1.0) and IDE (0:1.1), PIIX4 power management (0:1.3) at ports 600h-63Fh
  *   legacy       8259A pair, 8254, port 61h, MC146818, 8042, 16550A (COM1), port 92h, RCR CF9h, APM B2h
  *   I/O APIC     FEC00000h, pins 0..23; ISA interrupt n at pin n, but 0 at pin 2
  *   monitor      isa-debug-exit F4h, debug console 402h, pvpanic 505h
@@ -240,7 +240,7 @@ struct pc *pc_create(const struct pc_config *config, struct error *err)
     pc->config = *config;
     pc->cpu_count = config->cpu_count;
     if (!pc_open_drives(pc, err) || !create_chips(pc, err) || !pc_create_firmware(pc, err) || !create_bridges(pc, err) ||
-        !pc_create_video(pc, err) || !map_ports(pc, err)) {
+        !pc_create_ide(pc, err) || !pc_create_video(pc, err) || !map_ports(pc, err)) {
         pc_destroy(pc);
         return NULL;
     }
@@ -260,6 +260,7 @@ void pc_destroy(struct pc *pc)
     if (pc == NULL)
         return;
     pc_destroy_video(pc);
+    ide_destroy(pc->ide);
     if (pc->pm != NULL)
         piix4_pm_destroy(pc->pm);
     if (pc->piix3 != NULL)
@@ -339,6 +340,7 @@ void pc_reset(struct pc *pc)
         return; /* which does the rest */
     set_cmos_memory(pc);
     set_pci_routing(pc);
+    pc_setup_ide(pc);
     set_pic(pc);
 }
 

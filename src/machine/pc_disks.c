@@ -1,7 +1,16 @@
-/* The board's drives: images are opened here, once, and given to the controllers. */
+/* The board's drives: images are opened here, once, and given to the controllers: the PIIX3's IDE function (0:1.1, channels at
+ * 1F0h and 170h, interrupts 14 and 15). */
 #include "machine/pc_internal.h"
 
+#include <stdio.h>
+
 #include "host/block.h"
+
+/* Configuration of the IDE function (82371SB, 2.3). */
+#define IDE_FUNCTION 1u
+#define IDETIM 0x40u
+#define IDETIM_ENABLE 0x8000u
+#define IDE_BUS_MASTER_BAR (PCI_BAR0 + 4 * 4)
 
 static bool drive_open(struct pc *pc, struct pc_drive *drive, struct error *err)
 {
@@ -45,4 +54,40 @@ void pc_close_drives(struct pc *pc)
     for (unsigned i = 0; i < pc->drive_count; i++)
         block_close(pc->drives[i].block);
     pc->drive_count = 0;
+}
+
+/* ---- IDE ---- */
+
+bool pc_create_ide(struct pc *pc, struct error *err)
+{
+    struct ide_config config = {
+        .irq = {wire(pc, IRQ_IDE0, WIRE_LEGACY), wire(pc, IRQ_IDE1, WIRE_LEGACY)},
+        .command_port = {PORT_IDE0, PORT_IDE1},
+        .control_port = {PORT_IDE0_CONTROL, PORT_IDE1_CONTROL},
+        .memory = pc->config.memory,
+        .log = pc->config.log,
+    };
+    char serial[DRIVES_IDE][IDE_SERIAL_MAX + 1];
+    for (unsigned i = 0; i < DRIVES_IDE; i++) {
+        const struct pc_drive *drive = pc_drive(pc, DRIVE_IDE, i);
+        if (drive == NULL)
+            continue;
+        snprintf(serial[i], sizeof serial[i], "R3%05u", i + 1);
+        config.unit[i / IDE_UNITS][i % IDE_UNITS] = (struct ide_unit_config){
+            .kind = drive->config->cdrom ? IDE_CDROM : IDE_DISK,
+            .block = drive->block,
+            .serial = drive->config->serial != NULL ? drive->config->serial : serial[i],
+        };
+    }
+    pc->ide = ide_create(pc->pci, PIIX_SLOT, &config, err);
+    return pc->ide != NULL;
+}
+
+/* As firmware leaves it: both channels on, the bus master at its place. */
+void pc_setup_ide(struct pc *pc)
+{
+    for (unsigned i = 0; i < IDE_CHANNELS; i++)
+        pci_host_write(pc->pci, PIIX_SLOT, IDE_FUNCTION, IDETIM + 2 * i, 2, IDETIM_ENABLE);
+    pci_host_write(pc->pci, PIIX_SLOT, IDE_FUNCTION, IDE_BUS_MASTER_BAR, 4, PORT_IDE_BUS_MASTER);
+    pci_host_write(pc->pci, PIIX_SLOT, IDE_FUNCTION, PCI_COMMAND, 2, PCI_COMMAND_IO | PCI_COMMAND_MASTER);
 }

@@ -16,6 +16,7 @@
 #include "device/i8042.h"
 #include "device/i8254.h"
 #include "device/i8259.h"
+#include "device/ide.h"
 #include "device/ioapic.h"
 #include "device/irq_or.h"
 #include "device/lapic.h"
@@ -40,6 +41,8 @@ enum {
     IRQ_PCI_B = 11,
     IRQ_MOUSE = 12,
     IRQ_FPU = 13,
+    IRQ_IDE0 = 14,
+    IRQ_IDE1 = 15,
 };
 
 enum {
@@ -53,6 +56,10 @@ enum {
     PORT_PIC_SLAVE = 0xa0,
     PORT_APM = 0xb2,
     PORT_DEBUG_EXIT = 0xf4,
+    PORT_IDE1 = 0x170,
+    PORT_IDE0 = 0x1f0,
+    PORT_IDE1_CONTROL = 0x376,
+    PORT_IDE0_CONTROL = 0x3f6,
     PORT_COM1 = 0x3f8,
     PORT_DEBUGCON = 0x402,
     PORT_ELCR = 0x4d0,
@@ -63,6 +70,7 @@ enum {
     PORT_PCI_ADDRESS = 0xcf8,
     PORT_RCR = 0xcf9,
     PORT_PCI_DATA = 0xcfc,
+    PORT_IDE_BUS_MASTER = 0xc000, /* unless firmware chooses */
 };
 
 #define IOAPIC_BASE 0xfec00000u
@@ -112,6 +120,7 @@ struct pc {
     struct i440fx *i440fx;
     struct piix3 *piix3;
     struct piix4_pm *pm;
+    struct ide *ide;
     struct vga *vga;              /* NULL: no display adapter */
     struct pc_firmware *firmware; /* NULL: a kernel is started directly */
     bool a20_kbc, a20_port92;
@@ -154,6 +163,9 @@ bool pc_open_drives(struct pc *pc, struct error *err);
 void pc_close_drives(struct pc *pc);
 /* NULL if there is none. */
 const struct pc_drive *pc_drive(const struct pc *pc, enum drive_interface interface, unsigned index);
+bool pc_create_ide(struct pc *pc, struct error *err);
+/* What firmware does with it, for kernels that are started directly. */
+void pc_setup_ide(struct pc *pc);
 
 /* pc_cpus.c */
 bool pc_create_processors(struct pc *pc, struct error *err);
