@@ -2,7 +2,8 @@
 # Makes the guests that ring3 is shown and tested with: Debian's own kernels, unpacked from their packages without being
 # installed, and a small initrd of busybox and guest/initrd/init. No privilege is needed.
 #
-#   guest-image.sh KIND...     KIND: cloud, amd64, 686, or all; programs-amd64, programs-i386 for `make bench`
+#   guest-image.sh KIND...     KIND: cloud, amd64, 686, or all; virtio (cloud with modules, for tests of devices);
+#                              programs-amd64, programs-i386 for `make bench`
 #
 # In $RING3_IMAGES (.cache/guest):  KIND/vmlinuz, KIND/initrd, KIND/release (what `uname -r` will say);
 # programs-ARCH/bin and lib: programs of Debian's packages and the libraries that they need, lib/ld.so starts them.
@@ -85,6 +86,47 @@ initrd_make()
     rm -rf "$work"
 }
 
+# In the order in which they are loaded.
+virtio_modules='virtio_ring virtio virtio_pci_modern_dev virtio_pci_legacy_dev virtio_pci failover net_failover virtio_net
+virtio-rng virtio_console virtio_blk'
+
+# virtio_make: the cloud kernel, and its busybox with modules; guest/initrd/virtio is /init
+virtio_make()
+{
+    release=$(cat "$images/cloud/release") || exit 1
+    cp -p "$images/cloud/release" "$images/cloud/vmlinuz" "$images/virtio/" || exit 1
+    if [ ! -s "$images/virtio/modules/$release" ]; then
+        work=$(mktemp -d "$images/tmp.XXXXXX") || exit 1
+        mkdir "$work/modules"
+        echo "guest-image: downloading linux-image-$release for its modules"
+        package_download "linux-image-$release" "$work"
+        dpkg-deb --fsys-tarfile "$work"/*.deb | (cd "$work" && tar -x './lib/modules') || fail "no modules in linux-image-$release"
+        for module in $virtio_modules; do
+            file=$(find "$work/lib/modules" -name "$module.ko")
+            [ -n "$file" ] || fail "there is no module $module in linux-image-$release"
+            cp "$file" "$work/modules/"
+            echo "$module.ko" >>"$work/modules/order"
+        done
+        echo 1 >"$work/modules/$release"
+        rm -rf "$images/virtio/modules"
+        mv "$work/modules" "$images/virtio/modules"
+        rm -rf "$work"
+    fi
+    out=$images/virtio/initrd
+    [ -s "$out" ] && [ "$out" -nt guest/initrd/virtio ] && [ "$out" -nt scripts/guest-image.sh ] &&
+        [ "$out" -nt "$images/virtio/modules/order" ] && return
+    work=$(mktemp -d "$images/tmp.XXXXXX") || exit 1
+    mkdir "$work/root" "$work/root/bin" "$work/root/dev" "$work/root/proc" "$work/root/sys"
+    cp "$images/busybox-amd64" "$work/root/bin/busybox"
+    cp guest/initrd/virtio "$work/root/init"
+    cp -r "$images/virtio/modules" "$work/root/modules"
+    chmod 755 "$work/root/bin/busybox" "$work/root/init"
+    (cd "$work/root" && find . | LC_ALL=C sort | cpio --quiet -o -H newc -R 0:0 --reproducible) >"$work/initrd" ||
+        fail "cpio failed"
+    mv "$work/initrd" "$out"
+    rm -rf "$work"
+}
+
 # programs_fetch ARCH: $images/programs-ARCH
 programs_fetch()
 {
@@ -122,8 +164,9 @@ image_make()
     cloud) kernel_fetch cloud linux-image-cloud-amd64 && busybox_fetch amd64 && initrd_make cloud amd64 none ;;
     amd64) kernel_fetch amd64 linux-image-amd64 && busybox_fetch amd64 && initrd_make amd64 amd64 gzip ;;
     686) kernel_fetch 686 linux-image-686:i386 && busybox_fetch i386 && initrd_make 686 i386 zstd ;;
+    virtio) image_make cloud && virtio_make ;;
     programs-amd64 | programs-i386) programs_fetch "${1#programs-}" ;;
-    *) fail "unknown kind '$1' (cloud, amd64, 686, all, programs-amd64 or programs-i386)" ;;
+    *) fail "unknown kind '$1' (cloud, amd64, 686, all, virtio, programs-amd64 or programs-i386)" ;;
     esac
 }
 

@@ -34,6 +34,7 @@ enum option_kind {
     OPTION_CPUS,    /* unsigned: 1 to MACHINE_CPUS_MAX */
     OPTION_DRIVE,   /* struct drive_list: each one adds a drive */
     OPTION_BOOT,    /* struct boot_choice: cli/boot_option.h */
+    OPTION_NIC,     /* struct nic_list: each one adds a network card */
     OPTION_HABIT,   /* accepted because QEMU users type it; what it asks for is so anyway */
 };
 
@@ -98,6 +99,12 @@ static const struct option_row rows[] = {
      "the same for the debug console at port 0x402; by default null"},
     {"monitor", 0, OPTION_TEXT, FIELD(monitor), "TO", NULL,
      "where the monitor's console is: none (the default), unix:PATH\nfor `ring3 monitor`, stdio, pty; Ctrl-A c on a terminal"},
+    {"net", 0, OPTION_NIC, FIELD(nics), "user|tap[,...]", NULL,
+     "a network card: user[,hostfwd=tcp:127.0.0.1:8022-:22]\n[,restrict=on], tap,ifname=NAME; none (the default)"},
+    {"nic", 0, OPTION_NIC, FIELD(nics), "user|tap[,...]", NULL, NULL},
+    {"virtio-console", 0, OPTION_TEXT, FIELD(virtio_console), "TO", NULL,
+     "a virtio console, hvc0 for Linux, that goes where --serial could"},
+    {"virtio-rng", 0, OPTION_FLAG, FIELD(virtio_rng), NULL, NULL, "a virtio entropy device"},
     {"kaslr", 0, OPTION_FLAG, FIELD(kaslr), NULL, NULL,
      "enter a bzImage through its own decompressor, which\nrandomises its address (slower)"},
     {"no-reboot", 0, OPTION_FLAG, FIELD(no_reboot), NULL, NULL, "end when the guest resets the machine"},
@@ -331,6 +338,8 @@ static bool option_store(struct run_options *options, const struct option_row *r
     case OPTION_BOOT:
         options->boot_given = true;
         return boot_option_parse(value, field, err);
+    case OPTION_NIC:
+        return nics_add(field, value, err);
     case OPTION_HABIT:
         if (row->value != NULL && strcmp(value, row->value) != 0)
             return error_set(err, "only '%s' is possible", row->value);

@@ -8,6 +8,7 @@
 #include "base/error.h"
 #include "base/log.h"
 #include "cli/drives.h"
+#include "cli/nets.h"
 #include "machine/machine.h"
 
 enum stat_form { STAT_NONE, STAT_TEXT, STAT_JSON };
@@ -32,6 +33,9 @@ struct run_options {
     bool no_reboot, kaslr, help, sensitive, snapshot;
     struct boot_choice boot;
     bool boot_given;
+    struct nic_list nics;
+    const char *virtio_console; /* NULL: none */
+    bool virtio_rng;
     struct drive_list drives; /* to be freed: drives_free(), also when parsing failed */
 };
 

@@ -29,6 +29,7 @@
 #include "host/chardev_create.h"
 #include "host/clock.h"
 #include "host/loop.h"
+#include "host/net_create.h"
 #include "monitor/monitor.h"
 
 /* How often it is noted where the guest is: seldom when the counters are to measure, often when the hot code is
@@ -41,7 +42,8 @@ struct run {
     struct run_options options;
     struct log log;
     struct loop *loop;
-    struct chardev *serial, *debugcon;
+    struct chardev *serial, *debugcon, *virtio_console;
+    struct nic_config nics[NICS_MAX];
     struct monitor *monitor;
     struct chardev_listener *monitor_listener;
     struct stats *stats;
@@ -149,7 +151,29 @@ static bool run_create_chardevs(struct run *run, struct error *err)
     env.label = "serial0";
     env.output_only = false;
     run->serial = chardev_create(run->options.serial, &env, err);
-    return run->serial != NULL || error_prefix(err, "--serial");
+    if (run->serial == NULL)
+        return error_prefix(err, "--serial");
+    if (run->options.virtio_console == NULL)
+        return true;
+    env.label = "hvc0";
+    if (strcmp(run->options.virtio_console, "stdio") == 0 && strcmp(run->options.serial, "stdio") == 0)
+        return error_set(err, "--virtio-console: the serial port has the terminal: give it another place with --serial");
+    run->virtio_console = chardev_create(run->options.virtio_console, &env, err);
+    return run->virtio_console != NULL || error_prefix(err, "--virtio-console");
+}
+
+static bool run_create_nets(struct run *run, struct error *err)
+{
+    const struct nic_list *list = &run->options.nics;
+    for (unsigned i = 0; i < list->count; i++) {
+        run->nics[i].net = net_create(list->nic[i].spec, err);
+        if (run->nics[i].net == NULL)
+            return error_prefix(err, "--net");
+        memcpy(run->nics[i].mac, list->nic[i].mac, sizeof run->nics[i].mac);
+    }
+    if (list->count != 0 && run->options.clock == CLOCK_INSTRUCTIONS)
+        run_warn(run, "--net: frames come when the host brings them, so this run will not repeat with --clock instructions");
+    return true;
 }
 
 /* What --stat and --trace ask for: counters, places, names for them. */
@@ -229,7 +253,7 @@ static bool run_create(struct run *run, struct error *err)
         if (run->trace == NULL)
             return error_prefix(err, "--trace");
     }
-    if (!run_create_chardevs(run, err))
+    if (!run_create_chardevs(run, err) || !run_create_nets(run, err))
         return false;
     struct machine_config config = {
         .engine = o->engine,
@@ -252,6 +276,10 @@ static bool run_create(struct run *run, struct error *err)
         .verify = o->verify,
         .drives = o->drives.drive,
         .drive_count = o->drives.count,
+        .nics = run->nics,
+        .nic_count = o->nics.count,
+        .virtio_console = run->virtio_console,
+        .virtio_rng = o->virtio_rng,
         .loop = run->loop,
         .serial = run->serial,
         .debugcon = run->debugcon,
@@ -274,6 +302,9 @@ static bool run_destroy(struct run *run, struct error *err)
     vm_destroy(run->vm);
     chardev_destroy(run->serial);
     chardev_destroy(run->debugcon);
+    chardev_destroy(run->virtio_console);
+    for (unsigned i = 0; i < NICS_MAX; i++)
+        net_destroy(run->nics[i].net);
     if (!trace_destroy(run->trace, err))
         ok = false;
     if (run->stat_file != NULL && fclose(run->stat_file) != 0 && ok)

@@ -208,6 +208,7 @@ static bool collect(struct net *net, struct net_list *list, bool *sendable)
     *sendable = net->refused;
     net->refused = false;
     net->offer |= net->accepted;
+    net->started |= net->accepted;
     bool stop = net->stop;
     unsigned offloads = net->wanted_offloads;
     pthread_mutex_unlock(&net->lock);
@@ -265,7 +266,7 @@ static void *net_run(void *opaque)
         turn->fds[0] = (struct pollfd){.fd = net->wake_fd, .events = POLLIN};
         turn->count = 1;
         turn->timeout_ms = -1;
-        bool listen = net->to_guest.first == NULL;
+        bool listen = net->started && net->to_guest.first == NULL;
         if (listen)
             net->ops->prepare(net, turn);
         int ready = poll(turn->fds, turn->count, turn->timeout_ms);
@@ -295,8 +296,7 @@ bool net_connect(struct net *net, const struct net_frontend *frontend, struct er
         return true;
     check(!net->connected);
     net->frontend = *frontend;
-    net->offer = true;
-    net->stop = false;
+    net->offer = net->started = net->accepted = net->stop = false;
     sigset_t all, before;
     sigfillset(&all);
     pthread_sigmask(SIG_SETMASK, &all, &before); /* signals are for others */

@@ -73,7 +73,7 @@ void net_disconnect(struct net *net);
 /* A frame of the guest: what lies in the pieces from `skip` on, NET_FRAME_MAX bytes at most. False: no room now. */
 bool net_send(struct net *net, const struct net_header *header, const struct iovec *pieces, unsigned count, size_t skip,
               size_t size);
-/* The guest has room again. */
+/* The guest has room, or has room again. Nothing comes before the first time. */
 void net_accept(struct net *net);
 /* What the network does for the card. */
 unsigned net_offloads(const struct net *net);

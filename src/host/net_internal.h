@@ -54,6 +54,7 @@ struct net {
     bool connected;
     int wake_fd;
     struct net_list to_guest; /* the thread's */
+    bool started;             /* ... the guest has had room before */
     bool offer;               /* ... the guest may have room */
     unsigned guest_offloads;  /* ... as last told to ops */
     struct net_poll poll;     /* ... */

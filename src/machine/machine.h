@@ -14,6 +14,7 @@
 #include "base/types.h"
 #include "machine/drive.h"
 #include "machine/boot_choice.h"
+#include "machine/nic.h"
 
 struct vm;
 struct vcpu;
@@ -49,6 +50,10 @@ struct machine_config {
     unsigned verify;          /* translate: every how many blocks are compared with the interpreter; 0: none */
     const struct drive_config *drives; /* owned by the caller, outlive the machine */
     unsigned drive_count;
+    const struct nic_config *nics; /* likewise */
+    unsigned nic_count;       /* up to NICS_MAX */
+    struct chardev *virtio_console; /* NULL: there is none */
+    bool virtio_rng;          /* with an entropy device */
     struct loop *loop;        /* host/loop.h: what the chardevs were created on, run by vm_run(); owned by the caller */
     struct chardev *serial;   /* COM1; owned by the caller, outlives the machine */
     struct chardev *debugcon; /* port 0x402; NULL: output is dropped */

@@ -16,6 +16,7 @@
 #include "cpu/vcpu.h"
 #include "machine/drive.h"
 #include "machine/boot_choice.h"
+#include "machine/nic.h"
 #include "memory/memory.h"
 
 struct chardev;
@@ -44,6 +45,10 @@ struct pc_config {
     struct chardev *serial, *debugcon; /* may be NULL */
     const struct drive_config *drives; /* with all that they point to, they outlive the board */
     unsigned drive_count;
+    const struct nic_config *nics;     /* likewise */
+    unsigned nic_count;                /* up to NICS_MAX */
+    struct chardev *virtio_console;    /* NULL: there is none */
+    bool virtio_rng;                   /* with an entropy device */
     struct loop *loop;                 /* where the host's events arrive */
     bool repeatable;                   /* nothing may depend on the host's speed: devices go by `queue` alone */
     uint64_t wall_base_ns;             /* wall clock at guest time 0, ns since 1970 */

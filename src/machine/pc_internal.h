@@ -27,6 +27,9 @@
 #include "device/port92.h"
 #include "device/pvpanic.h"
 #include "device/uart16550.h"
+#include "device/virtio/virtio_console.h"
+#include "device/virtio/virtio_net.h"
+#include "device/virtio/virtio_rng.h"
 #include "machine/pc.h"
 
 #define ISA_IRQS 16u
@@ -123,6 +126,9 @@ struct pc {
     struct ide *ide;
     struct vga *vga;              /* NULL: no display adapter */
     struct pc_firmware *firmware; /* NULL: a kernel is started directly */
+    struct virtio_net *nics[NICS_MAX];
+    struct virtio_console *console;
+    struct virtio_rng *rng;
     bool a20_kbc, a20_port92;
     unsigned cpu_count;
     uint32_t cpu_signature, cpu_features; /* CPUID 1 after a reset; asked for once, since it takes the lock */
@@ -166,6 +172,13 @@ const struct pc_drive *pc_drive(const struct pc *pc, enum drive_interface interf
 bool pc_create_ide(struct pc *pc, struct error *err);
 /* What firmware does with it, for kernels that are started directly. */
 void pc_setup_ide(struct pc *pc);
+
+/* pc_virtio.c. Unplugged first of all, without the device lock; destroyed after the PCI bus. */
+bool pc_create_virtio(struct pc *pc, struct error *err);
+void pc_unplug_virtio(struct pc *pc);
+void pc_destroy_virtio(struct pc *pc);
+/* What a virtio device is made with, in the next free slot. */
+bool pc_virtio_bus(struct pc *pc, struct virtio_bus *bus, struct error *err);
 
 /* pc_cpus.c */
 bool pc_create_processors(struct pc *pc, struct error *err);

@@ -376,7 +376,6 @@ static void card_reset(void *dev)
     memset(card->modes, 0, sizeof card->modes);
     card->unicast = card->multicast = (struct mac_table){0};
     net_set_offloads(card->config.net, 0);
-    net_accept(card->config.net); /* what waits is for nobody now */
 }
 
 static uint64_t offered_features(const struct virtio_net_config *config)
