@@ -8,6 +8,7 @@ int command_run(int argc, char **argv);
 int command_engines(int argc, char **argv);
 int command_monitor(int argc, char **argv);
 int command_top(int argc, char **argv);
+int command_screenshot(int argc, char **argv);
 int command_explain(int argc, char **argv);
 int command_report(int argc, char **argv);
 int command_help(int argc, char **argv);

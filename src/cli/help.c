@@ -16,6 +16,7 @@ static const char overview[] = "ring3 runs whole, unmodified x86 PC operating sy
                                "  ring3 engines            the ways to execute guest code, and which work here\n"
                                "  ring3 monitor PATH       the console of a running machine's monitor\n"
                                "  ring3 top PATH           what a running machine does, each second\n"
+                               "  ring3 screenshot PATH    a picture of a running machine's screen\n"
                                "  ring3 explain [1|2|all]  what a monitor does, trap by trap: two exercises\n"
                                "  ring3 report TRACE       a page for the browser from a run with --trace\n"
                                "  ring3 help [command]     this text, or all about one command\n"
@@ -119,6 +120,16 @@ static void help_top(void)
           stdout);
 }
 
+static void help_screenshot(void)
+{
+    fputs("Usage: ring3 screenshot [-o FILE] PATH|PID\n\n"
+          "Writes what the screen of a running machine shows, which was started with\n"
+          "`ring3 run --monitor unix:PATH`, in text and graphics modes alike. The machine's process\n"
+          "writes the file.\n\n"
+          "  -o, --output FILE   where to (screenshot.png): PNG, or a pixmap if FILE ends with .ppm\n",
+          stdout);
+}
+
 static void help_explain(void)
 {
     fputs("Usage: ring3 explain [1|2|all] [--engine NAME] [--json] [--kernel FILE]\n\n"
@@ -149,13 +160,13 @@ static void help_report(void)
 
 static void help_help(void)
 {
-    fputs("Usage: ring3 help [run|engines|monitor|top|explain|report]\n", stdout);
+    fputs("Usage: ring3 help [run|engines|monitor|top|screenshot|explain|report]\n", stdout);
 }
 
 int command_help(int argc, char **argv)
 {
-    static const char *const names[] = {"run", "engines", "monitor", "top", "explain", "report", "help"};
-    static void (*const pages[])(void) = {help_run, help_engines, help_monitor, help_top, help_explain, help_report, help_help};
+    static const char *const names[] = {"run", "engines", "monitor", "top", "screenshot", "explain", "report", "help"};
+    static void (*const pages[])(void) = {help_run, help_engines, help_monitor, help_top, help_screenshot, help_explain, help_report, help_help};
     if (argc == 0) {
         help_overview();
         return STATUS_OK;

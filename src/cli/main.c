@@ -17,6 +17,7 @@ static const struct command {
     {"engines", command_engines},
     {"monitor", command_monitor},
     {"top", command_top},
+    {"screenshot", command_screenshot},
     {"explain", command_explain},
     {"report", command_report},
     {"help", command_help},
@@ -32,7 +33,7 @@ static int unknown_command(const char *word)
     if (word[0] == '-')
         error_set(&err, "'%.200s' before a command: options follow it, as in 'ring3 run --kernel FILE'", word);
     else
-        error_set(&err, "there is no command '%.200s'%s; the commands are run, engines, monitor, top, explain, report, help", word,
+        error_set(&err, "there is no command '%.200s'%s; the commands are run, engines, monitor, top, screenshot, explain, report, help", word,
                   suggest_tail(word, names, ARRAY_LEN(names), tail, sizeof tail));
     return cli_fail(STATUS_USAGE, &err);
 }

@@ -72,6 +72,9 @@ void call_stats(struct call *call);
 void call_sendkey(struct call *call);
 void keys_release(void *monitor); /* a timer's function */
 
+/* screen.c */
+void call_screendump(struct call *call);
+
 /* examine.c */
 void call_x(struct call *call);
 void call_xp(struct call *call);
