@@ -5,13 +5,17 @@
 #   guest-image.sh KIND...     KIND: cloud, amd64, 686, or all; virtio (cloud with modules, for tests of devices);
 #                              programs-amd64, programs-i386 for `make bench`
 #
-# In $RING3_IMAGES (.cache/guest):  KIND/vmlinuz, KIND/initrd, KIND/release (what `uname -r` will say);
+# In $RING3_IMAGES (.cache/guest):  KIND/vmlinuz, KIND/initrd, KIND/release (what `uname -r` will say); cloud/disks, an initrd with
+# the modules for disks and guest/initrd/disks;
 # programs-ARCH/bin and lib: programs of Debian's packages and the libraries that they need, lib/ld.so starts them.
 # What is there is kept: a kernel is downloaded once. Delete the folder for a newer one.
 set -u
 cd "$(dirname "$0")/.." || exit 1
 . scripts/packages.sh
 images=${RING3_IMAGES:-.cache/guest}
+# In the order in which they are loaded.
+modules_disks='scsi_common scsi_mod libata ata_piix sd_mod cdrom sr_mod virtio_ring virtio virtio_pci_legacy_dev
+virtio_pci_modern_dev virtio_pci virtio_blk'
 umask 022
 
 fail() { echo "guest-image: $*" >&2; exit 1; }
@@ -127,6 +131,35 @@ virtio_make()
     rm -rf "$work"
 }
 
+# disks_make KIND: the modules for disks, of the same package as vmlinuz, and what the tests of disks run, behind the initrd.
+disks_make()
+{
+    out=$images/$1/disks
+    [ -s "$out" ] && [ "$out" -nt "$images/$1/initrd" ] && [ "$out" -nt guest/initrd/disks ] &&
+        [ "$out" -nt scripts/guest-image.sh ] && return
+    work=$(mktemp -d "$images/tmp.XXXXXX") || exit 1
+    mkdir "$work/root" "$work/root/modules"
+    if [ ! -s "$images/$1/modules/order" ]; then
+        echo "guest-image: downloading the modules of linux-image-$(cat "$images/$1/release")"
+        package_download "linux-image-$(cat "$images/$1/release")" "$work"
+        dpkg-deb --fsys-tarfile "$work"/*.deb | (cd "$work" && tar -x --wildcards './lib/modules/*/kernel/drivers/*')
+        mkdir -p "$images/$1/modules"
+        for module in $modules_disks; do
+            find "$work/lib" -name "$module.ko" -exec cp {} "$images/$1/modules/" \;
+            [ -s "$images/$1/modules/$module.ko" ] || fail "there is no module $module in package linux-image-$(cat "$images/$1/release")"
+        done
+        echo "$modules_disks" >"$images/$1/modules/order"
+    fi
+    cp "$images/$1/modules"/* "$work/root/modules/"
+    cp guest/initrd/disks "$work/root/disks"
+    chmod 755 "$work/root/disks"
+    find "$work/root" -exec touch -h -d '2024-01-01 00:00:00 UTC' {} +
+    (cd "$work/root" && find . | LC_ALL=C sort | cpio --quiet -o -H newc -R 0:0 --reproducible) >"$work/cpio" ||
+        fail "cpio failed"
+    cat "$images/$1/initrd" "$work/cpio" >"$work/disks" && mv "$work/disks" "$out"
+    rm -rf "$work"
+}
+
 # programs_fetch ARCH: $images/programs-ARCH
 programs_fetch()
 {
@@ -161,7 +194,7 @@ image_make()
 {
     mkdir -p "$images/$1" || exit 1
     case $1 in
-    cloud) kernel_fetch cloud linux-image-cloud-amd64 && busybox_fetch amd64 && initrd_make cloud amd64 none ;;
+    cloud) kernel_fetch cloud linux-image-cloud-amd64 && busybox_fetch amd64 && initrd_make cloud amd64 none && disks_make cloud ;;
     amd64) kernel_fetch amd64 linux-image-amd64 && busybox_fetch amd64 && initrd_make amd64 amd64 gzip ;;
     686) kernel_fetch 686 linux-image-686:i386 && busybox_fetch i386 && initrd_make 686 i386 zstd ;;
     virtio) image_make cloud && virtio_make ;;
