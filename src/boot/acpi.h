@@ -81,6 +81,8 @@ struct acpi_description {
     bool has_rtc;   /* 0x70, IRQ 8 */
     bool has_i8042; /* keyboard IRQ 1, mouse IRQ 12 */
     uint16_t pvpanic_port;
+    uint16_t fdc_port; /* 3F0h: with its interrupt 6 and DMA channel 2 */
+    uint32_t hpet_gpa; /* 0: absent */
 };
 
 #define ACPI_RSDP_SIZE 36

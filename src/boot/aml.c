@@ -359,6 +359,23 @@ void aml_resource_irq(struct aml *aml, unsigned irq)
     aml_u16(aml, (uint16_t)(1u << irq));
 }
 
+void aml_resource_dma(struct aml *aml, unsigned channel)
+{
+    check(channel < 8);
+    aml_u8(aml, 0x2a);
+    aml_u8(aml, (uint8_t)(1u << channel));
+    aml_u8(aml, 0);
+}
+
+void aml_resource_memory(struct aml *aml, uint32_t base, uint32_t size, bool writable)
+{
+    aml_u8(aml, 0x86); /* 32-bit fixed memory range */
+    aml_u16(aml, 9);
+    aml_u8(aml, writable);
+    aml_u32(aml, base);
+    aml_u32(aml, size);
+}
+
 enum resource_type { RESOURCE_MEMORY, RESOURCE_IO, RESOURCE_BUS };
 #define RESOURCE_FIXED 0x0c /* _MIF and _MAF: both ends are fixed; producer, positive decode */
 

@@ -58,6 +58,8 @@ void aml_end(struct aml *aml, size_t mark);
 size_t aml_resources_begin(struct aml *aml);
 void aml_resource_io(struct aml *aml, uint16_t port, uint8_t size);
 void aml_resource_irq(struct aml *aml, unsigned irq);
+void aml_resource_dma(struct aml *aml, unsigned channel); /* 8 bits wide, no bus master, compatible timing */
+void aml_resource_memory(struct aml *aml, uint32_t base, uint32_t size, bool writable);
 void aml_resource_bus(struct aml *aml, uint16_t first, uint16_t last);
 void aml_resource_window_io(struct aml *aml, uint16_t first, uint16_t last);
 void aml_resource_window_memory(struct aml *aml, uint32_t first, uint32_t last, bool cacheable);

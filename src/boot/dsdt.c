@@ -8,7 +8,8 @@
  *     Processor (C000, 0, 0, 0) {} ...                       Device (ACPI0007) for ids from 255 up
  *     Device (PCI0) { _HID PNP0A03, _UID, _CRS, PRTP, PRTA, _PRT
  *       Device (ISA) { _ADR slot << 16
- *         Device (COM1) PNP0501, (RTC) PNP0B00, (KBD) PNP0303, (MOU) PNP0F13, (PVPN) QEMU0001 } } }
+ *         Device (COM1) PNP0501, (RTC) PNP0B00, (KBD) PNP0303, (MOU) PNP0F13, (FDC0) PNP0700,
+ *         (PVPN) QEMU0001 } } }
  *
  * Interrupt routing has no link devices: each PCI line is wired to one ISA IRQ and one I/O APIC input, so a _PRT entry
  * names a global interrupt and the guest cannot program a router. Windows are fixed by the board. Not
@@ -182,6 +183,17 @@ static void isa_devices(struct aml *aml, const struct acpi_description *descript
         aml_end(aml, device);
         device = isa_device_begin(aml, "MOU", "PNP0F13");
         isa_resources(aml, 0, 0, 0, 12);
+        aml_end(aml, device);
+    }
+    if (description->fdc_port != 0) {
+        device = isa_device_begin(aml, "FDC0", "PNP0700");
+        aml_name(aml, "_CRS");
+        size_t resources = aml_resources_begin(aml);
+        aml_resource_io(aml, (uint16_t)(description->fdc_port + 2), 4);
+        aml_resource_io(aml, (uint16_t)(description->fdc_port + 7), 1);
+        aml_resource_irq(aml, 6);
+        aml_resource_dma(aml, 2);
+        aml_resources_end(aml, resources);
         aml_end(aml, device);
     }
     if (description->pvpanic_port != 0)

@@ -228,6 +228,7 @@ static void set_cmos_memory(struct pc *pc)
     };
     for (unsigned i = 0; i < ARRAY_LEN(bytes); i++)
         mc146818_set_cmos(pc->rtc, bytes[i].index, bytes[i].value);
+    pc_set_cmos_diskettes(pc);
 }
 
 struct pc *pc_create(const struct pc_config *config, struct error *err)
@@ -239,8 +240,9 @@ struct pc *pc_create(const struct pc_config *config, struct error *err)
     }
     pc->config = *config;
     pc->cpu_count = config->cpu_count;
-    if (!pc_open_drives(pc, err) || !create_chips(pc, err) || !pc_create_firmware(pc, err) || !create_bridges(pc, err) ||
-        !pc_create_ide(pc, err) || !pc_create_video(pc, err) || !pc_create_virtio(pc, err) || !map_ports(pc, err)) {
+    if (!pc_open_drives(pc, err) || !create_chips(pc, err) || !pc_create_firmware(pc, err) || !pc_create_legacy(pc, err) ||
+        !create_bridges(pc, err) || !pc_create_ide(pc, err) || !pc_create_video(pc, err) || !pc_create_virtio(pc, err) ||
+        !map_ports(pc, err)) {
         pc_destroy(pc);
         return NULL;
     }
@@ -268,6 +270,7 @@ void pc_destroy(struct pc *pc)
         piix3_destroy(pc->piix3);
     if (pc->i440fx != NULL)
         i440fx_destroy(pc->i440fx);
+    pc_destroy_legacy(pc);
     pc_destroy_firmware(pc);
     if (pc->pci != NULL)
         pci_host_destroy(pc->pci);
@@ -333,6 +336,7 @@ void pc_reset(struct pc *pc)
     uart16550_reset(pc->com1);
     i8042_reset(pc->kbc);
     port92_reset(pc->port92);
+    pc_reset_legacy(pc);
     ioapic_reset(pc->ioapic);
     pc_reset_processors(pc);
     pc->a20_kbc = pc->a20_port92 = true; /* a kernel started directly finds A20 open */
@@ -419,5 +423,6 @@ void pc_describe_acpi(const struct pc *pc, struct acpi_description *description)
         .has_rtc = true,
         .has_i8042 = true,
         .pvpanic_port = PORT_PVPANIC,
+        .fdc_port = pc_drive(pc, DRIVE_FLOPPY, 0) != NULL || pc_drive(pc, DRIVE_FLOPPY, 1) != NULL ? PORT_FDC : 0,
     };
 }

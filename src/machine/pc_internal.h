@@ -3,6 +3,7 @@
  *   pc.c          chips, wires, ports, reset
  *   pc_disks.c    drives and their controllers
  *   pc_cpus.c     between processors and their local APICs
+ *   pc_legacy.c   DMA and diskettes
  *   pc_firmware.c the firmware's ROM, shadow RAM, firmware configuration
  *   pc_video.c    the display adapter
  */
@@ -38,6 +39,7 @@ enum {
     IRQ_TIMER = 0,
     IRQ_KEYBOARD = 1,
     IRQ_COM1 = 4,
+    IRQ_FDC = 6,
     IRQ_RTC = 8,
     IRQ_SCI = 9,
     IRQ_PCI_A = 10,
@@ -49,20 +51,25 @@ enum {
 };
 
 enum {
+    PORT_DMA_LOW = 0x00,
     PORT_PIC_MASTER = 0x20,
     PORT_PIT = 0x40,
     PORT_KBC_DATA = 0x60,
     PORT_SYSTEM_B = 0x61,
     PORT_KBC_COMMAND = 0x64,
     PORT_RTC = 0x70,
+    PORT_DMA_PAGE = 0x80,
     PORT_SYSTEM_A = 0x92,
     PORT_PIC_SLAVE = 0xa0,
     PORT_APM = 0xb2,
+    PORT_DMA_HIGH = 0xc0,
     PORT_DEBUG_EXIT = 0xf4,
     PORT_IDE1 = 0x170,
     PORT_IDE0 = 0x1f0,
     PORT_IDE1_CONTROL = 0x376,
     PORT_IDE0_CONTROL = 0x3f6,
+    PORT_FDC = 0x3f0,
+    PORT_FDC_DIR = 0x3f7,
     PORT_COM1 = 0x3f8,
     PORT_DEBUGCON = 0x402,
     PORT_ELCR = 0x4d0,
@@ -114,6 +121,8 @@ struct pc {
     struct uart16550 *com1;
     struct i8042 *kbc;
     struct port92 *port92;
+    struct i8237 *dma;
+    struct fdc *fdc;
     struct debugexit *debugexit;
     struct pvpanic *pvpanic;
     struct debugcon *debugcon;
@@ -179,6 +188,13 @@ void pc_unplug_virtio(struct pc *pc);
 void pc_destroy_virtio(struct pc *pc);
 /* What a virtio device is made with, in the next free slot. */
 bool pc_virtio_bus(struct pc *pc, struct virtio_bus *bus, struct error *err);
+
+/* pc_legacy.c. After the interrupt controllers and the firmware. */
+bool pc_create_legacy(struct pc *pc, struct error *err);
+void pc_reset_legacy(struct pc *pc);
+void pc_destroy_legacy(struct pc *pc);
+/* CMOS tells of the drives what setup would have been told. */
+void pc_set_cmos_diskettes(struct pc *pc);
 
 /* pc_cpus.c */
 bool pc_create_processors(struct pc *pc, struct error *err);
