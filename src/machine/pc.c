@@ -241,7 +241,7 @@ struct pc *pc_create(const struct pc_config *config, struct error *err)
     pc->config = *config;
     pc->cpu_count = config->cpu_count;
     if (!pc_open_drives(pc, err) || !create_chips(pc, err) || !pc_create_firmware(pc, err) || !pc_create_legacy(pc, err) ||
-        !create_bridges(pc, err) || !pc_create_ide(pc, err) || !pc_create_video(pc, err) || !pc_create_virtio(pc, err) ||
+        !create_bridges(pc, err) || !pc_create_ide(pc, err) || !pc_create_video(pc, err) || !pc_create_virtio(pc, err) || !pc_create_virtio_disks(pc, err) ||
         !map_ports(pc, err)) {
         pc_destroy(pc);
         return NULL;
@@ -275,6 +275,7 @@ void pc_destroy(struct pc *pc)
     if (pc->pci != NULL)
         pci_host_destroy(pc->pci);
     pc_destroy_virtio(pc);
+    pc_destroy_virtio_disks(pc);
     if (pc->debugcon != NULL) {
         debugcon_destroy(pc->debugcon);
         pvpanic_destroy(pc->pvpanic);

@@ -1,5 +1,5 @@
 /* The board's drives: images are opened here, once, and given to the controllers: the PIIX3's IDE function (0:1.1, channels at
- * 1F0h and 170h, interrupts 14 and 15). */
+ * 1F0h and 170h, interrupts 14 and 15), and virtio devices in slots of their own, in order of their index. */
 #include "machine/pc_internal.h"
 
 #include <stdio.h>
@@ -11,6 +11,8 @@
 #define IDETIM 0x40u
 #define IDETIM_ENABLE 0x8000u
 #define IDE_BUS_MASTER_BAR (PCI_BAR0 + 4 * 4)
+
+#define SERIAL_SIZE 21u
 
 static bool drive_open(struct pc *pc, struct pc_drive *drive, struct error *err)
 {
@@ -56,6 +58,14 @@ void pc_close_drives(struct pc *pc)
     pc->drive_count = 0;
 }
 
+/* Its serial number, or one that tells its place. */
+static const char *serial_of(const struct pc_drive *drive, char made_up[SERIAL_SIZE])
+{
+    const struct drive_config *config = drive->config;
+    snprintf(made_up, SERIAL_SIZE, "R3-%s-%u", config->interface == DRIVE_IDE ? "IDE" : "VIRTIO", config->index);
+    return config->serial != NULL ? config->serial : made_up;
+}
+
 /* ---- IDE ---- */
 
 bool pc_create_ide(struct pc *pc, struct error *err)
@@ -67,16 +77,15 @@ bool pc_create_ide(struct pc *pc, struct error *err)
         .memory = pc->config.memory,
         .log = pc->config.log,
     };
-    char serial[DRIVES_IDE][IDE_SERIAL_MAX + 1];
+    char serial[DRIVES_IDE][SERIAL_SIZE];
     for (unsigned i = 0; i < DRIVES_IDE; i++) {
         const struct pc_drive *drive = pc_drive(pc, DRIVE_IDE, i);
         if (drive == NULL)
             continue;
-        snprintf(serial[i], sizeof serial[i], "R3%05u", i + 1);
         config.unit[i / IDE_UNITS][i % IDE_UNITS] = (struct ide_unit_config){
             .kind = drive->config->cdrom ? IDE_CDROM : IDE_DISK,
             .block = drive->block,
-            .serial = drive->config->serial != NULL ? drive->config->serial : serial[i],
+            .serial = serial_of(drive, serial[i]),
         };
     }
     pc->ide = ide_create(pc->pci, PIIX_SLOT, &config, err);
@@ -90,4 +99,29 @@ void pc_setup_ide(struct pc *pc)
         pci_host_write(pc->pci, PIIX_SLOT, IDE_FUNCTION, IDETIM + 2 * i, 2, IDETIM_ENABLE);
     pci_host_write(pc->pci, PIIX_SLOT, IDE_FUNCTION, IDE_BUS_MASTER_BAR, 4, PORT_IDE_BUS_MASTER);
     pci_host_write(pc->pci, PIIX_SLOT, IDE_FUNCTION, PCI_COMMAND, 2, PCI_COMMAND_IO | PCI_COMMAND_MASTER);
+}
+
+/* ---- virtio ---- */
+
+bool pc_create_virtio_disks(struct pc *pc, struct error *err)
+{
+    for (unsigned i = 0; i < DRIVES_MAX; i++) {
+        const struct pc_drive *drive = pc_drive(pc, DRIVE_VIRTIO, i);
+        struct virtio_bus bus;
+        char serial[SERIAL_SIZE];
+        if (drive == NULL)
+            continue;
+        if (!pc_virtio_bus(pc, &bus, err))
+            return false;
+        pc->disks[i] = virtio_blk_create(&bus, drive->block, serial_of(drive, serial), err);
+        if (pc->disks[i] == NULL)
+            return false;
+    }
+    return true;
+}
+
+void pc_destroy_virtio_disks(struct pc *pc)
+{
+    for (unsigned i = 0; i < DRIVES_MAX; i++)
+        virtio_blk_destroy(pc->disks[i]);
 }

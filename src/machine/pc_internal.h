@@ -28,6 +28,7 @@
 #include "device/port92.h"
 #include "device/pvpanic.h"
 #include "device/uart16550.h"
+#include "device/virtio/virtio_blk.h"
 #include "device/virtio/virtio_console.h"
 #include "device/virtio/virtio_net.h"
 #include "device/virtio/virtio_rng.h"
@@ -135,6 +136,7 @@ struct pc {
     struct ide *ide;
     struct vga *vga;              /* NULL: no display adapter */
     struct pc_firmware *firmware; /* NULL: a kernel is started directly */
+    struct virtio_blk *disks[DRIVES_MAX];
     struct virtio_net *nics[NICS_MAX];
     struct virtio_console *console;
     struct virtio_rng *rng;
@@ -181,6 +183,9 @@ const struct pc_drive *pc_drive(const struct pc *pc, enum drive_interface interf
 bool pc_create_ide(struct pc *pc, struct error *err);
 /* What firmware does with it, for kernels that are started directly. */
 void pc_setup_ide(struct pc *pc);
+/* Destroyed after the PCI bus. */
+bool pc_create_virtio_disks(struct pc *pc, struct error *err);
+void pc_destroy_virtio_disks(struct pc *pc);
 
 /* pc_virtio.c. Unplugged first of all, without the device lock; destroyed after the PCI bus. */
 bool pc_create_virtio(struct pc *pc, struct error *err);
