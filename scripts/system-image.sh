@@ -220,7 +220,7 @@ installer_make()
     {
         grub_terminal
         printf 'set timeout=1\n'
-        printf 'menuentry "Install on the screen" {\n linux /linux vga=normal\n initrd /initrd.gz\n}\n'
+        printf 'menuentry "Install on the screen" {\n linux /linux vga=normal nomodeset\n initrd /initrd.gz\n}\n'
         printf 'menuentry "Install on the serial line" {\n linux /linux console=ttyS0,115200\n initrd /initrd.gz\n}\n'
     } >"$work/cd/boot/grub/grub.cfg"
     rm -rf "$work/root"

@@ -111,7 +111,7 @@ class Machine:
         command = [ring3, "run", "--engine", engine, "-m", str(memory), "--cpus", str(cpus), "--serial", "stdio",
                    "--no-reboot", "--monitor", f"unix:{self.monitor_path}"]
         if disk:
-            command += ["--drive", f"file={self._copy(disk)},if={disk_kind},format=raw"]
+            command += ["--drive", f"file={self._copy(disk)},if={disk_kind}"]
         if floppy:
             command += ["--drive", f"file={self._copy(floppy)},if=floppy,format=raw"]
         if cdrom:
@@ -151,9 +151,12 @@ class Machine:
                     raise Failure(f"{pattern!r} did not come within {timeout * scale():.0f} s")
                 self.lock.wait(left)
 
-    def send(self, text):
-        self.process.stdin.write(text.encode())
-        self.process.stdin.flush()
+    def send(self, text, pause=0):
+        """Types; with a pause after each character for those who poll their UART now and then."""
+        for part in text if pause else [text]:
+            self.process.stdin.write(part.encode())
+            self.process.stdin.flush()
+            time.sleep(pause)
 
     def run(self, command, timeout=60):
         """A command to a shell on the serial line, which does not echo; returns what it printed. It must succeed."""
@@ -181,20 +184,20 @@ class Machine:
             while not said.endswith(b"(qemu) "):
                 said += s.recv(65536)
             s.sendall(command.encode() + b"\n")
-            said = b""
-            while not said.endswith(b"(qemu) "):
+            said = b"" # the command as it was typed, its answer, a prompt
+            while not said.endswith(b"\n(qemu) "):
                 said += s.recv(65536)
         return said.decode(errors="replace")
 
     def screen(self):
-        """The text on the screen, line by line."""
+        """The text on the screen, line by line. (QEMU: all of the adapter's memory, of which the screen is a part.)"""
         if self.emulator != "qemu":
             return self.monitor("screen").splitlines()
         path = os.path.join(self.directory, "text")
-        self.monitor(f"pmemsave 0xb8000 0x8000 {path}")
+        self.monitor(f'pmemsave 0xb8000 0x8000 "{path}"')
         with open(path, "rb") as f:
             memory = f.read()
-        return [memory[y * 160:y * 160 + 160:2].replace(b"\0", b" ").decode("cp437").rstrip() for y in range(25)]
+        return [memory[y * 160:y * 160 + 160:2].replace(b"\0", b" ").decode("cp437").rstrip() for y in range(204)]
 
     def expect_screen(self, pattern, timeout):
         """Waits for a regular expression on the screen; returns the match."""
