@@ -50,6 +50,7 @@ struct option_row {
 
 static const char *const trap_kernel_choices[] = {"direct", "translate", "interpret", NULL};
 static const char *const switch_choices[] = {"off", "on", NULL};
+static const char *const display_choices[] = {"none", "text", "curses", NULL};
 static const char *const vga_choices[] = {"std", "none", NULL};
 static const char *const clock_choices[] = {"host", "instructions", NULL};
 static const char *const log_choices[] = {"off", "warn", "info", "debug", NULL};
@@ -58,6 +59,7 @@ _Static_assert(SHADOW_ONDEMAND == 0 && SHADOW_TAGGED == 1 && SHADOW_PROACTIVE ==
                "numbers shadow_choices");
 _Static_assert(TRAP_KERNEL_DIRECT == 0 && TRAP_KERNEL_TRANSLATE == 1 && TRAP_KERNEL_INTERPRET == 2,
                "numbers trap_kernel_choices");
+_Static_assert(DISPLAY_NONE == 0 && DISPLAY_TEXT == 1 && DISPLAY_CURSES == 2, "numbers display_choices");
 _Static_assert(VGA_STD == 0 && VGA_NONE == 1, "numbers vga_choices");
 _Static_assert(CLOCK_HOST == 0 && CLOCK_INSTRUCTIONS == 1, "numbers clock_choices");
 _Static_assert(LOG_OFF == 0 && LOG_WARN == 1 && LOG_INFO == 2 && LOG_DEBUG == 3, "numbers log_choices");
@@ -92,6 +94,8 @@ static const struct option_row rows[] = {
      "processor model, as in max,-avx2 or x86-64-v2,+aes;\n`--cpu help` lists models and features"},
     {"cpus", 0, OPTION_CPUS, FIELD(cpus), "N", NULL, "how many processors: 1 (the default) to 8"},
     {"smp", 0, OPTION_CPUS, FIELD(cpus), "N", NULL, NULL},
+    {"display", 0, OPTION_CHOICE, FIELD(display), "HOW", display_choices,
+     "where the machine's screen is seen: none (the default), or text,\nin this terminal, with its keyboard; --serial is null then"},
     {"vga", 0, OPTION_CHOICE, FIELD(vga), "KIND", vga_choices, "display adapter: std (the default), none"},
     {"serial", 0, OPTION_TEXT, FIELD(serial), "TO", NULL,
      "where the first serial port goes: stdio (the default), null,\nfile:PATH, unix:PATH[,server=off][,wait=on], pty"},
@@ -133,7 +137,6 @@ static const struct option_row rows[] = {
     {"log", 0, OPTION_CHOICE, FIELD(log), "LEVEL", log_choices,
      "what the guest does that is odd, to stderr: off (the default),\nwarn, info, debug"},
     {"nographic", 0, OPTION_HABIT, 0, NULL, NULL, NULL},
-    {"display", 0, OPTION_HABIT, 0, "none", NULL, NULL},
     {"help", 'h', OPTION_FLAG, FIELD(help), NULL, NULL, "this text"},
 };
 
@@ -385,11 +388,27 @@ bool option_asks_for_list(const char *value)
     return value != NULL && (strcmp(value, "help") == 0 || strcmp(value, "?") == 0);
 }
 
+/* The screen has the terminal, or else the serial port has. */
+static bool display_check(struct run_options *options, struct error *err)
+{
+    bool shown = options->display != DISPLAY_NONE;
+    const struct {
+        const char *name, *value;
+    } others[] = {{"serial", options->serial}, {"debugcon", options->debugcon}, {"monitor", options->monitor}};
+    for (size_t i = 0; i < ARRAY_LEN(others) && shown; i++)
+        if (others[i].value != NULL && strcmp(others[i].value, "stdio") == 0)
+            return error_set(err, "--%s: the screen has the terminal (--display text): give it another place", others[i].name);
+    if (shown && options->vga == VGA_NONE)
+        return error_set(err, "--display text shows the display adapter that --vga none takes away: leave one of the two out");
+    if (options->serial == NULL)
+        options->serial = shown ? "null" : "stdio";
+    return true;
+}
+
 bool run_options_parse(struct run_options *options, int argc, char **argv, struct error *err)
 {
     *options = (struct run_options){
         .engine = "auto",
-        .serial = "stdio",
         .debugcon = "null",
         .monitor = "none",
         .ram_size = RAM_DEFAULT,
@@ -406,6 +425,8 @@ bool run_options_parse(struct run_options *options, int argc, char **argv, struc
     }
     if (options->help || option_asks_for_list(options->cpu) || option_asks_for_list(options->engine))
         return true;
+    if (!display_check(options, err))
+        return false;
     if (!drives_finish(&options->drives, options->snapshot, err))
         return false;
     if (options->kernel != NULL && (options->firmware != NULL || options->boot_given))

@@ -13,6 +13,7 @@
 
 enum stat_form { STAT_NONE, STAT_TEXT, STAT_JSON };
 
+enum display_choice { DISPLAY_NONE, DISPLAY_TEXT, DISPLAY_CURSES };
 enum vga_choice { VGA_STD, VGA_NONE };
 
 /* Strings point into argv, or into `drives`. */
@@ -29,6 +30,7 @@ struct run_options {
     int trap_kernel;       /* enum trap_kernel */
     int patch;             /* 0: off */
     int vga;               /* enum vga_choice */
+    int display;           /* enum display_choice; curses is QEMU's word for text */
     unsigned cpus, heat, verify; /* see struct machine_config */
     bool no_reboot, kaslr, help, sensitive, snapshot;
     struct boot_choice boot;

@@ -17,6 +17,7 @@
 
 #include "base/symbols.h"
 #include "cli/commands.h"
+#include "cli/display.h"
 #include "cli/options.h"
 #include "cli/status.h"
 #include "cpu/cpuid.h"
@@ -29,6 +30,7 @@
 #include "host/chardev_create.h"
 #include "host/clock.h"
 #include "host/loop.h"
+#include "machine/pc.h"
 #include "host/net_create.h"
 #include "monitor/monitor.h"
 
@@ -44,6 +46,10 @@ struct run {
     struct loop *loop;
     struct chardev *serial, *debugcon, *virtio_console;
     struct nic_config nics[NICS_MAX];
+    struct display *display; /* NULL: the screen is not shown */
+    char *late;              /* lines of the log while it was */
+    size_t late_size;
+    FILE *late_log;
     struct monitor *monitor;
     struct chardev_listener *monitor_listener;
     struct stats *stats;
@@ -197,6 +203,28 @@ static bool run_create_counters(struct run *run, struct error *err)
     return true;
 }
 
+/* The screen in the terminal, where a line of the log would be in the way: those wait for the end. */
+static void run_log_late(void *opaque, const char *line)
+{
+    struct run *run = opaque;
+    fprintf(run->late_log, "ring3: %s\n", line);
+}
+
+static bool run_create_display(struct run *run, struct error *err)
+{
+    if (run->options.display == DISPLAY_NONE)
+        return true;
+    const struct display_config config = {.loop = run->loop, .pc = vm_pc(run->vm), .quit = run_quit, .opaque = run};
+    run->display = display_create(&config, err);
+    if (run->display == NULL)
+        return error_prefix(err, "--display");
+    if (isatty(STDERR_FILENO) && (run->late_log = open_memstream(&run->late, &run->late_size)) != NULL) {
+        run->log.sink = run_log_late;
+        run->log.opaque = run;
+    }
+    return true;
+}
+
 /* A console of the monitor on the other side of the serial port's terminal, and where --monitor says. */
 static bool run_create_monitor(struct run *run, struct error *err)
 {
@@ -207,6 +235,8 @@ static bool run_create_monitor(struct run *run, struct error *err)
     struct chardev *second = chardev_second(run->serial);
     if (second != NULL)
         monitor_attach(run->monitor, second, true, false);
+    if (run->display != NULL)
+        monitor_attach(run->monitor, display_monitor(run->display), true, false);
     if (strcmp(o->monitor, "none") == 0)
         return true;
     if (strcmp(o->monitor, "stdio") == 0 && strcmp(o->serial, "stdio") == 0)
@@ -290,7 +320,7 @@ static bool run_create(struct run *run, struct error *err)
     };
     run_warn_engine(run);
     run->vm = vm_create(&config, err);
-    return run->vm != NULL && run_create_monitor(run, err);
+    return run->vm != NULL && run_create_display(run, err) && run_create_monitor(run, err);
 }
 
 /* Everything that lives on the host goes back; what the guest still had to say is flushed. */
@@ -299,6 +329,7 @@ static bool run_destroy(struct run *run, struct error *err)
     bool ok = true;
     chardev_listener_destroy(run->monitor_listener);
     monitor_destroy(run->monitor);
+    display_destroy(run->display);
     vm_destroy(run->vm);
     chardev_destroy(run->serial);
     chardev_destroy(run->debugcon);
@@ -422,6 +453,11 @@ static int run_all(struct run *run)
         failed = status == STATUS_INTERNAL;
     }
     bool tidy = run_destroy(run, &late);
+    if (run->late_log != NULL) {
+        fclose(run->late_log);
+        fwrite(run->late, 1, run->late_size, stderr);
+        free(run->late);
+    }
     if (run->report != NULL)
         fwrite(run->report, 1, run->report_size, stderr);
     free(run->report);

@@ -40,7 +40,8 @@ struct tty {
     struct timer recheck; /* armed while we are in the background */
     void (*claimed)(void *opaque);
     void *opaque;
-    pid_t guard; /* 0: none */
+    const char *goodbye; /* written when the modes are put back; NULL: nothing */
+    pid_t guard;         /* 0: none */
     int guard_pipe;
 };
 
@@ -69,6 +70,20 @@ static bool in_foreground(int fd)
 {
     pid_t group = tcgetpgrp(fd);
     return group < 0 /* not our controlling terminal: no job control on it */ || group == getpgrp();
+}
+
+static void say_goodbye(const struct tty *tty)
+{
+    const char *at = tty->goodbye;
+    for (size_t left = at != NULL ? strlen(at) : 0; left > 0;) {
+        ssize_t n = write(tty->fd, at, left);
+        if (n < 0 && errno == EINTR)
+            continue;
+        if (n <= 0)
+            return;
+        at += n;
+        left -= (size_t)n;
+    }
 }
 
 /* Closes all descriptors but the two. */
@@ -106,8 +121,10 @@ _Noreturn static void guard_run(const struct tty *tty, int pipe_fd, pid_t parent
             continue;
     }
     struct termios now;
-    if (tcgetattr(tty->fd, &now) == 0 && settings_equal(&now, &tty->raw))
+    if (tcgetattr(tty->fd, &now) == 0 && settings_equal(&now, &tty->raw)) {
         tcsetattr(tty->fd, TCSANOW, &tty->saved);
+        say_goodbye(tty);
+    }
     _exit(0);
 }
 
@@ -189,10 +206,23 @@ static bool tty_raw(struct tty *tty, struct error *err)
 
 static void tty_restore(struct tty *tty)
 {
-    if (tty->is_raw)
+    if (tty->is_raw) {
         terminal_set(tty->fd, &tty->saved);
+        say_goodbye(tty);
+    }
     guard_stop(tty);
     tty->is_raw = false;
+}
+
+void tty_adopt(struct tty *tty, const char *goodbye)
+{
+    struct termios now;
+    tty->goodbye = goodbye;
+    if (!tty->is_raw || tcgetattr(tty->fd, &now) != 0)
+        return;
+    guard_stop(tty);
+    tty->raw = now;
+    guard_start(tty, NULL); /* without one we are only less safe */
 }
 
 bool tty_claim(struct tty *tty)

@@ -25,6 +25,10 @@ struct tty *tty_create(int fd, struct loop *loop, void (*claimed)(void *opaque),
 /* Puts the terminal back. */
 void tty_destroy(struct tty *tty);
 
+/* Somebody changed the terminal's modes further, and its screen: what they are now counts as raw, and `goodbye` (kept by the caller,
+ * NULL for nothing) is written where the terminal is put back by others than who changed it. Nothing happens in the background. */
+void tty_adopt(struct tty *tty, const char *goodbye);
+
 /* To be asked before every read: true when this process may read from the terminal, because it is in the foreground;
  * makes it raw if it was not. After false, `claimed` will be called. */
 bool tty_claim(struct tty *tty);
