@@ -129,7 +129,6 @@ bool net_send(struct net *net, const struct net_header *header, const struct iov
         return true;
     pthread_mutex_lock(&net->lock);
     bool full = net->from_guest.count >= SEND_COUNT || net->from_guest.bytes >= SEND_BYTES;
-    net->refused |= full;
     pthread_mutex_unlock(&net->lock);
     if (full)
         return false;
@@ -200,13 +199,11 @@ void net_deliver_frame(struct net *net, const uint8_t *frame, size_t size)
 }
 
 /* What the other threads have left: true to go on. */
-static bool collect(struct net *net, struct net_list *list, bool *sendable)
+static bool collect(struct net *net, struct net_list *list)
 {
     pthread_mutex_lock(&net->lock);
     *list = net->from_guest;
     net->from_guest = (struct net_list){0};
-    *sendable = net->refused;
-    net->refused = false;
     net->offer |= net->accepted;
     net->started |= net->accepted;
     bool stop = net->stop;
@@ -245,16 +242,16 @@ static void hand_over(struct net *net)
     }
 }
 
-static void send_all(struct net *net, struct net_list *list, bool sendable)
+static void send_all(struct net *net, struct net_list *list)
 {
+    if (list->first == NULL)
+        return;
     for (struct net_packet *packet; (packet = list_take(list)) != NULL;) {
         net->ops->send(net, packet);
         free(packet);
     }
-    if (!sendable)
-        return;
     pthread_mutex_lock(net->frontend.lock);
-    net->frontend.sendable(net->frontend.opaque);
+    net->frontend.sent(net->frontend.opaque);
     pthread_mutex_unlock(net->frontend.lock);
 }
 
@@ -277,12 +274,11 @@ static void *net_run(void *opaque)
             (void)got;
         }
         struct net_list list;
-        bool sendable;
-        if (!collect(net, &list, &sendable)) {
+        if (!collect(net, &list)) {
             list_clear(&list);
             break;
         }
-        send_all(net, &list, sendable);
+        send_all(net, &list);
         if (listen && ready >= 0)
             net->ops->ready(net, turn);
         hand_over(net);

@@ -10,8 +10,8 @@
  * for the receiver (the layout is that of virtio-net and of Linux's tap devices). Which work the receiver is willing to do is said
  * by offloads: net_offloads() for what a card may leave to the network, net_set_offloads() the other way.
  *
- * Flow. Neither side ever blocks the other. net_send() copies the frame, and refuses it while too much is waiting; then `sendable`
- * is called once, when there is room again. `receive` copies, and refuses a frame while the guest has no room; the backend keeps it and
+ * Flow. Neither side ever blocks the other. net_send() copies the frame, and refuses it while too much is waiting. When the frames so far have
+ * left `sent` is called, once for many: the time to send on, and to tell the guest, which is then interrupted as seldom. `receive` copies, and refuses a frame while the guest has no room; the backend keeps it and
  * offers it again after net_accept().
  *
  * Threads. A backend has a thread while a card is connected, so that the host's sockets are never waited for, nor their work
@@ -61,7 +61,7 @@ struct net_frontend {
     /* A frame for the guest, in one piece. False: no room now. */
     bool (*receive)(void *opaque, const struct net_header *header, const uint8_t *frame, size_t size);
     void (*received)(void *opaque); /* after some of them: now is the time to interrupt */
-    void (*sendable)(void *opaque); /* after net_send() refused */
+    void (*sent)(void *opaque);     /* some of the guest's frames have left, and there is room for more */
     void *opaque;
     pthread_mutex_t *lock; /* the device lock */
 };

@@ -60,7 +60,7 @@ struct net {
     struct net_poll poll;     /* ... */
     pthread_mutex_t lock;     /* for the rest; a leaf */
     struct net_list from_guest;
-    bool refused, accepted, stop;
+    bool accepted, stop;
     unsigned wanted_offloads;
 };
 

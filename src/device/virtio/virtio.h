@@ -100,6 +100,8 @@ uint8_t *virtio_config_writable(struct virtio *virtio);
 void virtio_config_changed(struct virtio *virtio);
 
 struct virtqueue *virtio_queue(struct virtio *virtio, unsigned index);
+/* Calls `notified` as if the driver had notified the queue: when the device can go on with requests that it has left there. */
+void virtio_serve(struct virtio *virtio, unsigned queue);
 
 /* ---- requests ---- */
 

@@ -106,8 +106,7 @@ static void transmit_all(struct virtio_console *console)
 static void console_writable(void *opaque)
 {
     struct virtio_console *console = opaque;
-    if (virtio_is_ready(console->virtio))
-        transmit_all(console);
+    virtio_serve(console->virtio, QUEUE_TRANSMIT);
 }
 
 /* ---- the device ---- */

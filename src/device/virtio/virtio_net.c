@@ -3,8 +3,8 @@
  * Model. Queue 0 has buffers for received frames, queue 1 frames to send, queue 2 commands. A frame lies behind a struct net_header,
  * which the guest and the network understand alike; the card looks at it only to keep out what was not negotiated.
  *
- * Sending. A frame is copied to the network's list and its buffers go back at once. When the network refuses, the frame stays in the
- * ring, and the network says when to go on.
+ * Sending. A frame is copied to the network's list, and its buffers go back when the network has sent what it has: one interrupt for
+ * many, and the guest's own pacing works. When the network refuses, the frame stays in the ring until then.
  *
  * Receiving. The network's thread brings frames, many under one lock; the guest is interrupted once behind them. A frame takes one
  * request or, with MRG_RXBUF, as many as it needs, whose number is in the first one's header. When there are not enough the guest
@@ -99,42 +99,47 @@ static bool header_is_fair(const struct virtio_net *card, const struct net_heade
            (header->flags == 0 || virtio_has(virtio, F_CSUM));
 }
 
-/* False: not now. Frames that nobody could have sent are lost. */
-static bool send_frame(struct virtio_net *card, const struct virtio_chain *chain)
+enum sent { SENT, SENT_NOT_NOW, SENT_NEVER };
+
+static enum sent send_frame(struct virtio_net *card, const struct virtio_chain *chain)
 {
     struct net_header header;
-    if (virtio_copy_from(chain->out, chain->out_count, 0, &header, sizeof header) != sizeof header)
-        return true;
+    if (card->config.net == NULL ||
+        virtio_copy_from(chain->out, chain->out_count, 0, &header, sizeof header) != sizeof header)
+        return SENT_NEVER;
     uint64_t size = chain->out_size - sizeof header;
     if (size < NET_ETHERNET_SIZE || size > NET_FRAME_MAX || !header_is_fair(card, &header))
-        return true;
+        return SENT_NEVER;
     header.buffers = 0;
-    return net_send(card->config.net, &header, chain->out, chain->out_count, sizeof header, size);
+    return net_send(card->config.net, &header, chain->out, chain->out_count, sizeof header, size) ? SENT : SENT_NOT_NOW;
 }
 
 static void transmit(struct virtio_net *card)
 {
     struct virtqueue *queue = virtio_queue(card->virtio, QUEUE_TRANSMIT);
     struct virtio_chain chain;
-    bool flowing = true;
+    bool flowing = true, later = false;
     do {
         virtqueue_set_notify(queue, false);
         while (flowing && virtqueue_pop(queue, &chain)) {
-            flowing = send_frame(card, &chain);
+            enum sent sent = send_frame(card, &chain);
+            later |= sent != SENT_NEVER;
+            flowing = sent != SENT_NOT_NOW;
             if (flowing)
                 virtqueue_push(queue, &chain, 0);
             else
                 virtqueue_unpop(queue, 1);
         }
-        virtqueue_flush(queue);
     } while (flowing && !virtqueue_set_notify(queue, true));
+    if (!later) /* nothing will be sent that this could wait for */
+        virtqueue_flush(queue);
 }
 
-static void net_sendable(void *opaque)
+static void net_sent(void *opaque)
 {
     struct virtio_net *card = opaque;
-    if (virtio_is_ready(card->virtio))
-        transmit(card);
+    virtqueue_flush(virtio_queue(card->virtio, QUEUE_TRANSMIT));
+    virtio_serve(card->virtio, QUEUE_TRANSMIT);
 }
 
 /* ---- receiving ---- */
@@ -409,7 +414,7 @@ static bool card_build(struct virtio_net *card, const struct virtio_bus *bus, st
     card_reset(card);
     const struct net_frontend frontend = {.receive = net_receive,
                                           .received = net_received,
-                                          .sendable = net_sendable,
+                                          .sent = net_sent,
                                           .opaque = card,
                                           .lock = card->config.lock};
     return net_connect(card->config.net, &frontend, err);

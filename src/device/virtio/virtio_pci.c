@@ -187,6 +187,11 @@ static void queue_notified(struct virtqueue *queue)
         timer_arm(&virtio->again, timer_now_ns(virtio->bus.queue) + 1);
 }
 
+void virtio_serve(struct virtio *virtio, unsigned queue)
+{
+    queue_notified(virtio_queue(virtio, queue));
+}
+
 static void again_fired(void *opaque)
 {
     struct virtio *virtio = opaque;
