@@ -1,7 +1,7 @@
 /* The ACPI tables; see acpi.h. dsdt.c assembles the DSDT's terms.
  *
- * All tables but FACS and RSDP lie in one blob, in this order: DSDT, FADT, MADT, RSDT, XSDT, each on a 64-byte
- * boundary. Both root tables list the same two, FADT and MADT, for guests of either persuasion. Every
+ * All tables but FACS and RSDP lie in one blob, in this order: DSDT, FADT, MADT, HPET if there is one, RSDT, XSDT, each on a
+ * 64-byte boundary. Both root tables list the same ones, from the FADT to the HPET, for guests of either persuasion. Every
  * address is below 4 GiB, so the FADT's 32-bit fields and their X_ twins agree.
  *
  * The FADT is revision 6 (ACPI 6.3), 276 bytes. Fixed hardware is in I/O space. Not provided: PM1b, PM2, GPE1,
@@ -19,6 +19,8 @@
 
 #define PACKED __attribute__((packed))
 #define TABLE_ALIGN 64
+#define HPET_BLOCK_ID 0x8086a201u /* revision 1, three comparators, 64 bits, legacy replacement route */
+#define HPET_MIN_TICK 1000u       /* ticks between interrupts of a periodic comparator, of 10 ns */
 #define HIGHEST_X2APIC_FREE_ID 255 /* 0xff is the xAPIC's broadcast id */
 
 struct PACKED acpi_header {
@@ -303,6 +305,22 @@ static size_t madt_table(struct aml *blob, const struct acpi_description *descri
     return start;
 }
 
+/* IA-PC HPET Specification 1.0a, 3.2.4. */
+static size_t hpet_table(struct aml *blob, const struct acpi_description *description)
+{
+    size_t start = table_begin(blob);
+    struct acpi_header header = table_header("HPET", 1);
+    const struct acpi_gas memory = {.space = 0, .bit_width = 64, .address = description->hpet_gpa};
+    aml_bytes(blob, &header, sizeof header);
+    aml_u32(blob, HPET_BLOCK_ID);
+    aml_bytes(blob, &memory, sizeof memory);
+    aml_u8(blob, 0);  /* its number */
+    aml_u16(blob, HPET_MIN_TICK);
+    aml_u8(blob, 0);  /* nothing is said of the rest of its page */
+    table_end(blob, start);
+    return start;
+}
+
 /* RSDT (entries of 4 bytes) or XSDT (of 8). */
 static size_t root_table(struct aml *blob, const char signature[static 4], size_t entry_size, const uint64_t *entries,
                          unsigned count)
@@ -365,9 +383,12 @@ bool acpi_build(const struct acpi_description *description, gpa_t tables_gpa, si
     size_t dsdt = dsdt_table(&blob, description);
     size_t fadt = fadt_table(&blob, description, (uint32_t)(tables_gpa + dsdt), (uint32_t)facs_gpa);
     size_t madt = madt_table(&blob, description);
-    const uint64_t entries[] = {tables_gpa + fadt, tables_gpa + madt};
-    size_t rsdt = root_table(&blob, "RSDT", 4, entries, ARRAY_LEN(entries));
-    size_t xsdt = root_table(&blob, "XSDT", 8, entries, ARRAY_LEN(entries));
+    uint64_t entries[3] = {tables_gpa + fadt, tables_gpa + madt};
+    unsigned count = 2;
+    if (description->hpet_gpa != 0)
+        entries[count++] = tables_gpa + hpet_table(&blob, description);
+    size_t rsdt = root_table(&blob, "RSDT", 4, entries, count);
+    size_t xsdt = root_table(&blob, "XSDT", 8, entries, count);
     if (blob.failed || blob.size > tables_limit) {
         if (blob.failed)
             error_set(err, "out of memory");

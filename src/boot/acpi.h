@@ -1,4 +1,4 @@
-/* The ACPI tables of the machine: RSDP, RSDT, XSDT, FADT, FACS, MADT, DSDT, built from a description.
+/* The ACPI tables of the machine: RSDP, RSDT, XSDT, FADT, FACS, MADT, HPET, DSDT, built from a description.
  *
  * The description says what the board has and where; it knows no device code. acpi_build() makes a memory
  * image for fixed guest-physical addresses.

@@ -7,6 +7,7 @@
  *   Scope (\_SB) {
  *     Processor (C000, 0, 0, 0) {} ...                       Device (ACPI0007) for ids from 255 up
  *     Device (PCI0) { _HID PNP0A03, _UID, _CRS, PRTP, PRTA, _PRT
+ *       Device (HPET) { PNP0103 }
  *       Device (ISA) { _ADR slot << 16
  *         Device (COM1) PNP0501, (RTC) PNP0B00, (KBD) PNP0303, (MOU) PNP0F13, (FDC0) PNP0700,
  *         (PVPN) QEMU0001 } } }
@@ -212,6 +213,14 @@ void dsdt_build(struct aml *aml, const struct acpi_description *description)
     aml_name_integer(aml, "_UID", 0);
     pci_windows(aml, description);
     pci_routing(aml, description);
+    if (description->hpet_gpa != 0) {
+        size_t hpet = isa_device_begin(aml, "HPET", "PNP0103");
+        aml_name(aml, "_CRS");
+        size_t resources = aml_resources_begin(aml);
+        aml_resource_memory(aml, description->hpet_gpa, 0x400, false);
+        aml_resources_end(aml, resources);
+        aml_end(aml, hpet);
+    }
     if (description->isa_bridge_slot != 0) {
         size_t bridge = aml_device_begin(aml, "ISA");
         aml_name_integer(aml, "_ADR", (uint64_t)description->isa_bridge_slot << 16);

@@ -3,7 +3,8 @@
  *   processors   local APICs at FEE00000h
  *   north        82441FX host bridge (PCI 0:0.0), configuration mechanism 1 at CF8h/CFCh
  *   south        PIIX3 ISA bridge (0:1.0) and IDE (0:1.1), PIIX4 power management (0:1.3) at ports 600h-63Fh
- *   legacy       8259A pair, 8254, port 61h, MC146818, 8042, 16550A (COM1), port 92h, RCR CF9h, APM B2h
+ *   HPET         FED00000h
+ *   legacy       DMA and diskettes (pc_legacy.c), 8259A pair, 8254, port 61h, MC146818, 8042, 16550A (COM1), port 92h, RCR CF9h, APM B2h
  *   I/O APIC     FEC00000h, pins 0..23; ISA interrupt n at pin n, but 0 at pin 2
  *   monitor      isa-debug-exit F4h, debug console 402h, pvpanic 505h
  *
@@ -126,8 +127,8 @@ static bool create_chips(struct pc *pc, struct error *err)
     pc->pic = i8259_create((struct irq_line){.set = pic_output, .opaque = pc});
     for (unsigned i = 0; i < ISA_IRQS; i++)
         pc->wire[i].out = (struct irq_line){.set = isa_irq, .opaque = pc, .n = i};
-    pc->pit = i8254_create(queue, wire(pc, IRQ_TIMER, WIRE_LEGACY));
-    pc->rtc = mc146818_create(queue, wire(pc, IRQ_RTC, WIRE_LEGACY), (int64_t)(pc->config.wall_base_ns / NS_PER_S));
+    pc->pit = i8254_create(queue, pc_timer_wire(pc));
+    pc->rtc = mc146818_create(queue, pc_rtc_wire(pc), (int64_t)(pc->config.wall_base_ns / NS_PER_S));
     pc->com1 = uart16550_create(queue, wire(pc, IRQ_COM1, WIRE_LEGACY), pc->config.serial);
     const struct i8042_lines lines = {
         .keyboard = wire(pc, IRQ_KEYBOARD, WIRE_LEGACY),
@@ -424,6 +425,7 @@ void pc_describe_acpi(const struct pc *pc, struct acpi_description *description)
         .has_rtc = true,
         .has_i8042 = true,
         .pvpanic_port = PORT_PVPANIC,
+        .hpet_gpa = HPET_BASE,
         .fdc_port = pc_drive(pc, DRIVE_FLOPPY, 0) != NULL || pc_drive(pc, DRIVE_FLOPPY, 1) != NULL ? PORT_FDC : 0,
     };
 }

@@ -3,7 +3,7 @@
  *   pc.c          chips, wires, ports, reset
  *   pc_disks.c    drives and their controllers
  *   pc_cpus.c     between processors and their local APICs
- *   pc_legacy.c   DMA and diskettes
+ *   pc_legacy.c   DMA, diskettes, HPET
  *   pc_firmware.c the firmware's ROM, shadow RAM, firmware configuration
  *   pc_video.c    the display adapter
  */
@@ -85,6 +85,7 @@ enum {
 };
 
 #define IOAPIC_BASE 0xfec00000u
+#define HPET_BASE 0xfed00000u
 #define PIIX_SLOT 1u
 #define PIIX3_PIRQ_ROUTE 0x60u
 #define VIDEO_BASE 0xa0000u /* where a display adapter's memory would be seen */
@@ -94,7 +95,7 @@ enum {
 #define RCR_FULL_RESET 0x06u
 
 /* Who pulls an ISA wire. */
-enum { WIRE_LEGACY, WIRE_PIRQ, WIRE_SCI };
+enum { WIRE_LEGACY, WIRE_PIRQ, WIRE_SCI, WIRE_HPET };
 
 struct pc_cpu {
     struct pc *pc;
@@ -124,6 +125,9 @@ struct pc {
     struct port92 *port92;
     struct i8237 *dma;
     struct fdc *fdc;
+    struct hpet *hpet;
+    bool hpet_legacy;             /* it has the interrupts 0 and 8 to itself */
+    bool timer_level, rtc_level;  /* what the 8254 and the RTC drive on theirs */
     struct debugexit *debugexit;
     struct pvpanic *pvpanic;
     struct debugcon *debugcon;
@@ -198,6 +202,9 @@ bool pc_virtio_bus(struct pc *pc, struct virtio_bus *bus, struct error *err);
 bool pc_create_legacy(struct pc *pc, struct error *err);
 void pc_reset_legacy(struct pc *pc);
 void pc_destroy_legacy(struct pc *pc);
+/* The wires of the 8254 and the RTC, which the HPET can cut. */
+struct irq_line pc_timer_wire(struct pc *pc);
+struct irq_line pc_rtc_wire(struct pc *pc);
 /* CMOS tells of the drives what setup would have been told. */
 void pc_set_cmos_diskettes(struct pc *pc);
 
