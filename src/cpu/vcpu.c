@@ -13,6 +13,7 @@
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <unistd.h>
 
 #include "base/check.h"
@@ -25,16 +26,38 @@
 #include "memory/memory.h"
 #include "mmu/access.h"
 
+/* Engines put what their code reaches by a displacement from the state within 2 GiB of it. So address space is left free on both
+ * sides, which much guest memory would otherwise take. */
+#define NEAR_ROOM (512 * MiB)
+
+static size_t state_size(void)
+{
+    return (sizeof(struct vcpu) + PAGE_SIZE - 1) & ~(size_t)PAGE_OFFSET_MASK;
+}
+
+/* Zeroed. */
+static struct vcpu *state_allocate(void)
+{
+    size_t size = state_size();
+    uint8_t *room = mmap(NULL, size + 2 * NEAR_ROOM, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    uint8_t *state = room == MAP_FAILED ? NULL : room + NEAR_ROOM;
+    if (state != NULL) {
+        munmap(room, NEAR_ROOM);
+        munmap(state + size, NEAR_ROOM);
+    }
+    int fixed = state != NULL ? MAP_FIXED : 0; /* without so much address space: anywhere */
+    void *p = mmap(state, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | fixed, -1, 0);
+    return p == MAP_FAILED ? NULL : p;
+}
+
 struct vcpu *vcpu_create(struct memory *memory, const struct cpu_model *model, unsigned index, struct log *log,
                          struct error *err)
 {
-    size_t size = (sizeof(struct vcpu) + 63) & ~(size_t)63;
-    struct vcpu *v = aligned_alloc(64, size);
+    struct vcpu *v = state_allocate();
     if (v == NULL) {
-        error_set(err, "no memory for processor %u: %zu bytes are needed", index, size);
+        error_set(err, "no memory for processor %u: %zu bytes are needed", index, state_size());
         return NULL;
     }
-    memset(v, 0, size);
     v->memory = memory;
     v->model = model;
     v->index = index;
@@ -52,9 +75,10 @@ struct vcpu *vcpu_create(struct memory *memory, const struct cpu_model *model, u
 
 void vcpu_destroy(struct vcpu *v)
 {
-    if (v != NULL)
-        memory_window_destroy(v->rmw.window);
-    free(v);
+    if (v == NULL)
+        return;
+    memory_window_destroy(v->rmw.window);
+    munmap(v, state_size());
 }
 
 static void reset_segments(struct vcpu *v)
