@@ -19,6 +19,7 @@
 PROGRAM         equ 8000h
 SECTORS         equ 16                  ; of the program
 BUFFER          equ 0c000h
+PARAMETERS      equ 0c400h
 DEBUGCON        equ 402h
 CMOS_STEP       equ 50h
 MARK            equ 1000h               ; in memory that firmware leaves alone, to be found again after a reset
@@ -479,10 +480,10 @@ last_sector:
         mul     ecx
         jmp     .done
 .disk:  mov     ah, 48h                 ; by its size
-        mov     si, BUFFER
-        mov     word [BUFFER], 26
+        mov     si, PARAMETERS
+        mov     word [si], 26
         int     13h
-        mov     eax, [BUFFER + 16]
+        mov     eax, [PARAMETERS + 16]
 .done:  dec     eax
         mov     [scratch], eax
         popad
