@@ -66,6 +66,13 @@ static const char *serial_of(const struct pc_drive *drive, char made_up[SERIAL_S
     return config->serial != NULL ? config->serial : made_up;
 }
 
+/* Firmware is told where the user wants it in the order of booting. */
+static void boot_add(struct pc *pc, const struct pc_drive *drive, const char *path)
+{
+    if (drive->config->boot_index >= 0)
+        pc_add_boot_device(pc, (unsigned)drive->config->boot_index, path);
+}
+
 /* ---- IDE ---- */
 
 bool pc_create_ide(struct pc *pc, struct error *err)
@@ -87,6 +94,9 @@ bool pc_create_ide(struct pc *pc, struct error *err)
             .block = drive->block,
             .serial = serial_of(drive, serial[i]),
         };
+        char path[64];
+        snprintf(path, sizeof path, "/pci@i0cf8/ide@%u,1/drive@%u/disk@%u", PIIX_SLOT, i / IDE_UNITS, i % IDE_UNITS);
+        boot_add(pc, drive, path);
     }
     pc->ide = ide_create(pc->pci, PIIX_SLOT, &config, err);
     return pc->ide != NULL;
@@ -116,6 +126,9 @@ bool pc_create_virtio_disks(struct pc *pc, struct error *err)
         pc->disks[i] = virtio_blk_create(&bus, drive->block, serial_of(drive, serial), err);
         if (pc->disks[i] == NULL)
             return false;
+        char path[64];
+        snprintf(path, sizeof path, "/pci@i0cf8/scsi@%x/disk@0,0", bus.slot);
+        boot_add(pc, drive, path);
     }
     return true;
 }

@@ -61,6 +61,7 @@ for memory in 4M 16M 1G; do
     boots "memory of $memory" -m $memory --fda fd.img
 done
 boots "memory of 8G" -m 8G --engine interpret --fda fd.img
+boots "virtio disk" --drive file=hd.img,if=virtio
 boots "4 processors" --cpus 4 --fda fd.img
 boots "firmware by its name" --firmware "$bios" --fda fd.img
 
