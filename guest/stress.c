@@ -537,13 +537,41 @@ static void op_changing(void)
     execute(REGS_KERNEL(changing, .cx = 1 + below(60), .dx = 0, .bx = 0, .bp = 0));
 }
 
+/* ---- loops that walk through memory ---- */
+
+static void op_walk(void)
+{
+    unsigned page = any_page(), slot = SLOT_FIRST + below(SLOT_PORTABLE - SLOT_FIRST);
+    code_walk(page, slot);
+    struct regs r = registers(one_in(2), page, slot);
+    if (one_in(3)) {
+        timer_start(1 + below(20000));
+        r.flags |= FL_IF;
+    }
+    for (unsigned i = 2 + below(3); i > 0; i--) {
+        if (one_in(2)) {
+            word gva = view_gva(r.di >= view_gva(VIEW_KERNEL, 0) ? VIEW_KERNEL : VIEW_USER, CODE_PAGES + below(DATA_PAGES));
+            entry_set(gva, entry_get(gva) & ~(one_in(3) ? PTE_P : one_in(2) ? PTE_W : PTE_A | PTE_D));
+            mapping_flush(gva);
+        }
+        execute(r);
+    }
+    if (slot >= SLOT_NARROW && IS64) { /* as 32-bit code, too */
+        r = registers(true, page, slot);
+        r.cs = SEL_UCODE32 | 3;
+        execute(r);
+    }
+    sum_bytes(block + CODE_PAGES * PAGE, DATA_PAGES * PAGE);
+    code_make(page, slot);
+}
+
 static const struct {
     void (*run)(void);
     unsigned weight;
 } operations[] = {
     {op_run, 10},     {op_make, 8},   {op_patch, 8},  {op_exchange, 6},     {op_protect, 10}, {op_across, 6},  {op_step, 4},
     {op_sizes, 5},    {op_control, 4}, {op_fork, 3},  {op_system_calls, 6}, {op_timer, 5},    {op_strings, 5}, {op_stacks, 4},
-    {op_large, 4},    {op_locked, 4}, {op_changing, 2},
+    {op_large, 4},    {op_locked, 4}, {op_changing, 2}, {op_walk, 8},
 };
 
 static void memory_sum(void)

@@ -529,6 +529,109 @@ static void emit_one(struct emitter *e)
     }
 }
 
+/* ---- loops that walk through the data window ---- */
+
+#define WALK_BYTES 0x2000u /* that a register may be moved in all */
+#define WALK_FROM 0x3000u
+#define WALK_INDEX_TURNS 400u
+
+/* ModRM and what follows: [EDI or ESI + disp], perhaps with EBX as index. */
+static void walk_operand(struct emitter *e, unsigned r)
+{
+    unsigned base = 6 + below(2), size = one_in(4) ? 4 : 1;
+    int32_t disp = (int32_t)below(128) - 64;
+    bool index = one_in(3);
+    byte(e, (size == 4 ? 0x80 : 0x40) | (r & 7) << 3 | (index ? 4 : base));
+    if (index)
+        byte(e, below(4) << 6 | 3 << 3 | base);
+    bytes(e, (uint32_t)disp, size);
+}
+
+/* `outs`: where jumps out of the loop have their distance. */
+static void walk_access(struct emitter *e, unsigned *outs, unsigned *out_count)
+{
+    static const uint8_t some[] = {0, 2, 5, 8, 10, 12, 15};
+    unsigned r = some[below(IS64 && e->slot < SLOT_NARROW ? 7 : 3)];
+    bool wide = e->slot < SLOT_NARROW && one_in(3);
+    switch (below(7)) {
+    case 0: rex(e, r, 0, wide), byte(e, 0x8b), walk_operand(e, r); break;
+    case 1: rex(e, r, 0, wide), byte(e, 0x89), walk_operand(e, r); break;
+    case 2: rex(e, r, 0, wide), byte(e, below(2) * 0x28 + 0x03), walk_operand(e, r); break;
+    case 3: rex(e, r, 0, wide), byte(e, 0x01), walk_operand(e, r); break;
+    case 4: rex(e, r, 0, wide), byte(e, 0x0f), byte(e, 0xb6 + below(2)), walk_operand(e, r); break;
+    case 5: /* MOV byte [mem], DL */
+        byte(e, 0x88), walk_operand(e, 2);
+        break;
+    default:
+        byte(e, 0x80), walk_operand(e, 7), byte(e, below(256)); /* CMP byte [mem], imm8 */
+        if (*out_count < 4 && one_in(2)) {
+            byte(e, 0x0f), byte(e, 0x84), bytes(e, 0, 4);
+            outs[(*out_count)++] = e->n;
+        }
+        break;
+    }
+}
+
+static void walk_step(struct emitter *e, unsigned r, unsigned by)
+{
+    bool wide = e->slot < SLOT_NARROW && !one_in(4), down = one_in(3);
+    rex(e, 0, 0, wide);
+    switch (by == 1 ? below(4) : below(3)) {
+    case 0: byte(e, 0x83), byte(e, (down ? 0xe8 : 0xc0) | r), byte(e, by); break;                /* SUB, ADD */
+    case 1: byte(e, 0x8d), byte(e, 0x40 | r << 3 | r), byte(e, down ? 0 - by : by); break;       /* LEA */
+    case 2: byte(e, 0x83), byte(e, (down ? 0xc0 : 0xe8) | r), byte(e, 0 - by); break;
+    default: byte(e, 0xff), byte(e, (down ? 0xc8 : 0xc0) | r); break;                            /* DEC, INC */
+    }
+}
+
+void code_walk(unsigned page, unsigned slot)
+{
+    static const uint8_t strides[] = {1, 2, 3, 4, 8, 12, 16, 24, 32, 64, 100};
+    static struct emitter e;
+    unsigned outs[4], out_count = 0, by[2] = {0}, largest = 1;
+    e = (struct emitter){.page = page, .slot = slot};
+    for (unsigned i = 0; i < 2; i++) {
+        by[i] = one_in(4) ? 0 : strides[below(sizeof strides)];
+        largest = by[i] > largest ? by[i] : largest;
+    }
+    bool index = one_in(2);
+    unsigned turns = 1 + below(WALK_BYTES / largest < 1500 ? WALK_BYTES / largest : 1500);
+    if (index && turns > WALK_INDEX_TURNS)
+        turns = WALK_INDEX_TURNS;
+    byte(&e, 0xb8), bytes(&e, (uint32_t)random64(), 4); /* as every slot begins */
+    byte(&e, 0xb9), bytes(&e, turns, 4);
+    byte(&e, 0xbb), bytes(&e, below(32), 4);
+    for (unsigned r = 6; r <= 7; r++) {
+        byte(&e, 0x81), byte(&e, 0xc0 | r); /* ADD ESI or EDI, imm32 */
+        bytes(&e, WALK_FROM + below(0x1000), 4);
+    }
+    unsigned head = e.n;
+    for (unsigned i = 1 + below(4); i > 0; i--) {
+        walk_access(&e, outs, &out_count);
+        if (one_in(4))
+            op_rr(&e, below(8) * 8 + 1, 2, one_in(2) ? 0 : 5);
+        for (unsigned k = 0; k < 2; k++)
+            if (by[k] != 0 && (i == 1 || one_in(4))) {
+                walk_step(&e, 6 + k, by[k]);
+                by[k] = 0;
+            }
+    }
+    if (index)
+        walk_step(&e, 3, 1);
+    if (one_in(2))
+        byte(&e, 0x83), byte(&e, 0xe9), byte(&e, 1); /* SUB ECX, 1 */
+    else
+        byte(&e, 0xff), byte(&e, 0xc9);
+    byte(&e, 0x0f), byte(&e, 0x85), bytes(&e, head - e.n - 4, 4);
+    for (unsigned i = 0; i < out_count; i++) {
+        uint32_t distance = e.n - outs[i];
+        memcpy(e.bytes + outs[i] - 4, &distance, 4);
+    }
+    byte(&e, 0x03), walk_operand(&e, 2); /* behind the loop nothing is known of alignment */
+    byte(&e, 0xcd), byte(&e, DONE);
+    memcpy(block + page * PAGE + slot * SLOT_SIZE, e.bytes, e.n);
+}
+
 /* Instructions with registers alone and bytes as immediates: each is as long in 16-bit code as in 32-bit code. */
 static void emit_portable(struct emitter *e)
 {

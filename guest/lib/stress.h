@@ -84,6 +84,8 @@ unsigned slot_offset(unsigned slot);
 /* New code in a slot. */
 void code_make(unsigned page, unsigned slot);
 void code_make_all(void);
+/* In a slot that is not one of the portable ones: a loop that walks through the data window. */
+void code_walk(unsigned page, unsigned slot);
 /* Changes an operand in a slot's code, through `view` or, with NULL, where it is. */
 void code_patch(unsigned page, unsigned slot, uint8_t *base);
 /* Copies a snippet to a slot, which ends with its INT. */

@@ -262,6 +262,7 @@ struct vcpu_translated {
     uint64_t x87_last;            /* the last x87 instruction: its call site + 1; 0: none since the state was loaded */
     uint64_t x87_data;            /* the last memory operand of one: its linear address ... */
     uint64_t x87_data_site;       /* ... and the call site + 1 that it belongs to; 0: none */
+    uint64_t loop_saved[7];       /* while a loop is in its second version: registers that it has borrowed */
 };
 
 struct vcpu {

@@ -35,6 +35,7 @@ struct observer {
  *   fault_ns          spent on faults of the host, when times are wanted
  *   helper_calls      instructions that translated code had C code carry out
  *   links             jumps from block to block that were connected
+ *   loops             blocks that were emitted a second time, with host pointers in registers
  *   invalidations     writes that hit translated code; `flushes` forget all of it
  *   reforms           blocks made anew because one of their instructions kept faulting
  */
@@ -51,7 +52,8 @@ struct observer {
     X(reforms)                                                                                                         \
     X(enters)                                                                                                          \
     X(helper_calls)                                                                                                    \
-    X(links)
+    X(links)                                                                                                           \
+    X(loops)
 
 /* Faults of the host in translated code: no shadow entry; a device, or a write to watched memory; an unaligned address;
  * somebody wanted the monitor; #DE and #XM; whatever else. */

@@ -272,8 +272,8 @@ static void print_translate(const struct stats *stats, FILE *out)
             (double)t->translate_ns / 1e9, 100 * ratio(t->translate_ns, busy_ns(stats)));
     fprintf(out, "  %.1f MiB in the cache; %" PRIu64 " flushes, %" PRIu64 " writes to code, %" PRIu64 " blocks made anew\n",
             (double)t->cache_bytes / MiB, t->flushes, t->invalidations, t->reforms);
-    fprintf(out, "  entered %" PRIu64 " times, %" PRIu64 " jumps linked, %" PRIu64 " calls of C\n", t->enters, t->links,
-            t->helper_calls);
+    fprintf(out, "  entered %" PRIu64 " times, %" PRIu64 " jumps linked, %" PRIu64 " loops, %" PRIu64 " calls of C\n", t->enters,
+            t->links, t->loops, t->helper_calls);
     fprintf(out, "  faults:");
 #define X(name) fprintf(out, " " #name " %" PRIu64, t->faults.name);
     STATS_FAULTS(X)

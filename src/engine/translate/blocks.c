@@ -32,7 +32,7 @@ static void *reserve(size_t size, struct error *err)
 static bool near_create(struct translate *t, struct error *err)
 {
     size_t returns = RETURN_STACK_SIZE + 2 * PAGE_SIZE;
-    t->near_size = 8 * TABLE_BYTES + 2 * returns;
+    t->near_size = 8 * TABLE_BYTES + 2 * returns + LOOP_CREDITS * sizeof *t->credits;
     uintptr_t v = (uintptr_t)t->v & ~PAGE_OFFSET_MASK;
     t->near = NULL;
     for (unsigned n = 1; n < 64 && t->near == NULL; n++) {
@@ -51,6 +51,7 @@ static bool near_create(struct translate *t, struct error *err)
         t->jumps[i].hosts = (uint64_t *)(void *)(t->near + (2 * i + 1) * TABLE_BYTES);
         jumps_reset(t, i);
     }
+    t->credits = (int64_t *)(void *)(t->near + 8 * TABLE_BYTES + 2 * returns);
     t->probe = t->near + 8 * TABLE_BYTES - 8; /* before the first return stack's guard page */
     for (unsigned i = 0; i < 2; i++) {
         uint8_t *low = t->near + 8 * TABLE_BYTES + i * returns;
@@ -305,8 +306,8 @@ void block_enter(struct translate *t, struct piece *piece, struct block *block)
 static bool is_full(const struct translate *t)
 {
     return CACHE_SIZE - t->used < BLOCK_BYTES_MAX || t->block_count == BLOCKS_MAX || t->piece_count > PIECES_MAX - 2 ||
-           MAPS_MAX - t->map_count < BLOCK_INSNS_MAX || EXITS_MAX - t->exit_count < 4 * BLOCK_INSNS_MAX + 8 ||
-           SITES_MAX - t->site_count < 2 * BLOCK_INSNS_MAX;
+           MAPS_MAX - t->map_count < 2 * BLOCK_INSNS_MAX || EXITS_MAX - t->exit_count < 4 * BLOCK_INSNS_MAX + 8 ||
+           SITES_MAX - t->site_count < 3 * BLOCK_INSNS_MAX;
 }
 
 struct block *block_current(struct translate *t)

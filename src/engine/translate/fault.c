@@ -51,6 +51,48 @@ static bool insn_of_host(const struct translate *t, const struct block *block, u
     return at >= maps[0].host;
 }
 
+/* Where the signal's context has a host register. */
+static greg_t *context_register(greg_t *regs, unsigned host)
+{
+    static const uint8_t place[16] = {[HAX] = REG_RAX, [HCX] = REG_RCX, [HDX] = REG_RDX, [HBX] = REG_RBX,
+                                      [HSP] = REG_RSP, [HBP] = REG_RBP, [HSI] = REG_RSI, [HDI] = REG_RDI,
+                                      [H8] = REG_R8,   [H9] = REG_R9,   [H10] = REG_R10, [H11] = REG_R11,
+                                      [H12] = REG_R12, [H13] = REG_R13, [H14] = REG_R14, [H15] = REG_R15};
+    return &regs[place[host]];
+}
+
+/* The instruction of a loop's second version that `at` lies in: its number in the unrolled turns. */
+static unsigned loop_insn_of_host(const struct translate *t, const struct block *block, uint64_t at)
+{
+    const struct map *maps = &t->maps[block->map + block->insns];
+    unsigned n = 1, count = (unsigned)block->loop_insns * block->loop_copies;
+    while (n < count && maps[n].host <= at)
+        n++;
+    return n - 1;
+}
+
+/* In the second version of a loop: makes registers and counts those of the instruction's start (lower_loop.c). Returns
+ * whether the flags are in memory. */
+static bool leave_loop(struct translate *t, const struct block *block, greg_t *regs)
+{
+    struct vcpu *v = t->v;
+    uint64_t at = t->fault.rip - (uintptr_t)t->execute - block->code;
+    t->fault.place = FAULT_IN_LOOP_HEAD;
+    if (at < block->loop_saved)
+        return false;
+    bool turns = at >= block->loop_body;
+    if (turns) {
+        unsigned n = loop_insn_of_host(t, block, at);
+        t->fault.place = FAULT_IN_LOOP;
+        t->fault.loop_index = n % block->loop_insns;
+        if (t->counted) /* C is what the head has taken and is not used */
+            v->translated.left -= (uint64_t)*context_register(regs, block->borrowed[0]) + n;
+    }
+    for (unsigned i = 0; i < block->loop_borrowed; i++)
+        *context_register(regs, block->borrowed[i]) = (greg_t)v->translated.loop_saved[i];
+    return !turns;
+}
+
 static bool on_fault(void *opaque, int signal, siginfo_t *info, ucontext_t *context)
 {
     struct translate *t = opaque;
@@ -64,8 +106,13 @@ static bool on_fault(void *opaque, int signal, siginfo_t *info, ucontext_t *cont
     t->fault.error = (uint32_t)regs[REG_ERR];
     t->fault.trap = (uint8_t)regs[REG_TRAPNO];
     t->fault.signal = (uint8_t)signal;
+    t->fault.place = FAULT_IN_BLOCK;
     unsigned index;
-    bool status = insn_of_host(t, block, rip, &index) && (t->maps[block->map + index].flags & MAP_STATUS);
+    bool status;
+    if (block->loop != 0 && rip - (uintptr_t)t->execute - block->code >= block->loop)
+        status = leave_loop(t, block, regs);
+    else
+        status = insn_of_host(t, block, rip, &index) && (t->maps[block->map + index].flags & MAP_STATUS);
     unsigned narrow = t->key & KEY_NARROW ? 1 : 0;
     t->v->translated.exit = EXIT_FAULTED;
     regs[REG_RIP] = (greg_t)((uintptr_t)t->execute + (status ? t->at.leave_status : t->at.leave)[narrow]);
@@ -179,10 +226,29 @@ static uint64_t handle_miss(struct translate *t, struct block *block, unsigned i
     return run_in_c(t, block, index, true);
 }
 
+/* A fault in the second version of a loop: at its head it was the poll, or a part of the table that nobody has read yet; in
+ * its turns whatever it was happens again, in the interpreter. */
+static uint64_t handle_loop(struct translate *t, const struct block *block)
+{
+    struct vcpu *v = t->v;
+    bool turns = t->fault.place == FAULT_IN_LOOP;
+    const struct map *map = &t->maps[block->map + (turns ? t->fault.loop_index : 0)];
+    v->rip = (block_rip(t, block) & ~PAGE_OFFSET_MASK) | map->off;
+    v->run_start = NULL;
+    if (t->counted)
+        v->instructions = t->until - v->translated.left;
+    t->counters.fault_poll += !turns;
+    t->counters.fault_other += turns;
+    t->interpret_one = turns;
+    return 0;
+}
+
 uint64_t fault_handle(struct translate *t)
 {
     struct vcpu *v = t->v;
     struct block *block = block_of_host(t, t->fault.rip);
+    if (t->fault.place != FAULT_IN_BLOCK)
+        return handle_loop(t, block);
     unsigned index;
     bool in_body = insn_of_host(t, block, t->fault.rip, &index);
     const struct map *map = &t->maps[block->map + index];

@@ -87,6 +87,9 @@ struct piece {
     uint64_t code[PAGE_SIZE / 16 / 64]; /* bit n: some block covers bytes 16n to 16n + 15 */
 };
 
+#define BLOCK_BORROWED_MAX 7u
+#define LOOP_CREDITS 512u
+
 struct block {
     uint32_t code;        /* offset of the far entry in the cache */
     uint32_t size;
@@ -100,6 +103,11 @@ struct block {
     uint32_t second, next_spanning;       /* its one instruction ends in this other piece; number + 1 */
     uint32_t incoming;    /* exits that are linked here: number + 1 */
     uint32_t exits, exit_count; /* its own */
+    /* Its second version, if it is a loop (lower_loop.c): offsets from `code` of the head, of where registers are saved, of the
+     * turns, and of what is behind these. */
+    uint16_t loop, loop_saved, loop_body, loop_tail; /* `loop` 0: none */
+    uint8_t loop_insns, loop_copies; /* so many maps follow the block's own */
+    uint8_t loop_borrowed, borrowed[BLOCK_BORROWED_MAX]; /* host registers; the first counts */
 };
 
 /* One guest instruction of a block. */
@@ -122,6 +130,7 @@ enum exit_kind {
     EXIT_INTERPRET, /* the instruction at its place is the interpreter's */
     EXIT_COUNT,     /* not so many instructions are to be executed any more */
     EXIT_CHECK,     /* vector registers are not there */
+    EXIT_COLD_LOOP, /* the block's loop has too few turns for its second version */
 };
 
 /* A way out of a block to a known place. */
@@ -162,6 +171,7 @@ struct call_site {
 #define FORM_UNALIGNED 1u
 #define FORM_CALL 2u
 #define FORM_MISS 4u
+#define FORM_NO_LOOP 8u /* of a block's first instruction: no second version */
 struct form {
     uint64_t where;       /* piece id, offset */
     uint8_t form, misses, refused;
@@ -194,6 +204,7 @@ struct translate {
     struct trampolines at;
     uint8_t *near;        /* one mapping within 2 GiB of struct vcpu: jump caches, return stacks */
     size_t near_size;
+    int64_t *credits;     /* LOOP_CREDITS: what loops have earned, by block number */
     const uint8_t *probe; /* 8 readable bytes before a guard page */
     struct {
         uint64_t *tags, *hosts;
@@ -245,6 +256,8 @@ struct translate {
         unsigned repeats;
         uint32_t error;
         uint8_t signal, trap;
+        enum { FAULT_IN_BLOCK, FAULT_IN_LOOP_HEAD, FAULT_IN_LOOP } place;
+        unsigned loop_index; /* FAULT_IN_LOOP: of the instruction in its block */
     } fault;
 };
 

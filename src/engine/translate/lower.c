@@ -84,6 +84,19 @@ void lower_exit_jump(struct lower *l, uint32_t exit)
     stub_jump(l, emit_jmp(&l->e, NULL), exit);
 }
 
+void lower_exit_now(struct lower *l, uint32_t exit)
+{
+    l->t->exits[exit].stub = cache_offset(l, l->e.p);
+    emit_mov_imm(&l->e, T, exit);
+    emit_jmp(&l->e, l->t->write + l->t->at.exit[l->narrow]);
+}
+
+struct emit_mem lower_loop_credit(const struct lower *l)
+{
+    const int64_t *credit = &l->t->credits[block_number(l->t, l->block) % LOOP_CREDITS];
+    return MEM(STATE, (intptr_t)credit - ((intptr_t)l->v + STATE_BIAS));
+}
+
 /* Of the rows that are calls, what touches control and debug registers is not simple. Data segment registers are, if the
  * code that goes on is still as it was translated: translate_call() looks. */
 static enum call_kind call_kind(const struct lower *l)
@@ -175,7 +188,7 @@ void lower_rsp_check(struct lower *l)
 
 /* ---- COPY ---- */
 
-static const ZydisDecodedOperand *memory_operand(const struct lower *l)
+const ZydisDecodedOperand *lower_memory_operand(const struct lower *l)
 {
     for (unsigned i = 0; i < l->z.operand_count_visible; i++)
         if (l->ops[i].type == ZYDIS_OPERAND_TYPE_MEMORY)
@@ -346,15 +359,16 @@ static bool keeps_flags(const struct insn_use *use)
 
 static bool lower_copy(struct lower *l)
 {
-    const ZydisDecodedOperand *memory = l->use.memory ? memory_operand(l) : NULL;
+    const ZydisDecodedOperand *memory = l->use.memory ? lower_memory_operand(l) : NULL;
     if (l->use.memory && memory == NULL)
         return false; /* a hidden operand */
     struct loan loan = {.count = 0};
     struct reencode_map map = {.base = REENCODE_NO_REG, .index = REENCODE_NO_REG};
-    if (!plan_loans(l, memory != NULL, &loan, &map))
+    const bool anchored = lower_anchored(l, &map), translated = memory != NULL && !anchored;
+    if (!plan_loans(l, translated, &loan, &map))
         return false;
     unsigned size = l->use.memory_size;
-    if (memory != NULL) {
+    if (translated) {
         if (!lower_memory_possible(l, memory, size, l->use.memory_written))
             return false;
         if (keeps_flags(&l->use) && (l->form & FORM_MISS))
@@ -363,7 +377,7 @@ static bool lower_copy(struct lower *l)
     }
     uint8_t code[REENCODE_MAX];
     unsigned length = reencode(&l->z, l->ops, l->bytes, &map, code);
-    if (length == 0 && memory != NULL && l->use.gpr_high != 0 && loan.count == 0) {
+    if (length == 0 && translated && l->use.gpr_high != 0 && loan.count == 0) {
         map.base = HCX, map.index = REENCODE_NO_REG; /* [rcx] needs no REX */
         length = reencode(&l->z, l->ops, l->bytes, &map, code);
     }
@@ -371,7 +385,7 @@ static bool lower_copy(struct lower *l)
         return false;
     if (keeps_flags(&l->use))
         lower_status_restore(l);
-    if (memory != NULL) {
+    if (translated) {
         unsigned reg = lower_address(l, memory, size, l->use.aligned);
         if (l->use.aligned)
             l->map->flags |= MAP_ALIGNED;
@@ -390,7 +404,7 @@ static bool lower_copy(struct lower *l)
         length = reencode(&l->z, l->ops, l->bytes, &map, code);
         check(length != 0);
     }
-    if (memory != NULL && (map.base == HCX || loan.count != 0))
+    if (translated && (map.base == HCX || loan.count != 0))
         l->map->address = H_NONE; /* it is gone when the access faults */
     loans_begin(l, &loan);
     memcpy(l->e.p, code, length);
@@ -398,6 +412,8 @@ static bool lower_copy(struct lower *l)
     loans_end(l, &loan);
     if (writes_index(l))
         emit_mov_rr32(&l->e, H_GUEST_RCX, T);
+    if (l->use.x87 && anchored)
+        l->map->address = (uint8_t)lower_effective(l, memory, S);
     if (l->use.x87)
         note_x87(l, memory != NULL);
     if (l->use.all_flags_written)
@@ -486,24 +502,38 @@ static void lower_results(struct lower *l)
         lower_rsp_check(l);
 }
 
+bool lower_plain(struct lower *l)
+{
+    if (is_nothing(&l->in))
+        return true;
+    if (l->in.row == ROW_LEA)
+        return lower_lea(l);
+    if (l->in.row == ROW_MOV && lower_mov_spilled(l))
+        return true;
+    return may_copy(l) && lower_copy(l);
+}
+
+/* A conditional branch back to the block's start: what has come this way may not have made sure of what the block has. */
+static bool is_back_edge(const struct lower *l)
+{
+    uint64_t start = (l->rip & ~PAGE_OFFSET_MASK) | l->block->off;
+    return insn_rows[l->in.row].lowering == LOWER_BRANCH && l->in.op_kind[0] == OPERAND_IMM &&
+           (l->rip & ~PAGE_OFFSET_MASK) + l->in.imm == start;
+}
+
 static void lower_instruction(struct lower *l)
 {
     l->writes = l->use.gpr_written;
     bool done = false;
     bool watched = vcpu_watched_closely(l->v) && insn_sensitivity(&l->in) != INSN_INNOCENT;
-    if (l->in.row != ROW_NONE && !watched) {
-        done = is_nothing(&l->in) || lower_flow(l) || lower_stack(l) || lower_system(l);
-        if (!done && l->in.row == ROW_LEA)
-            done = lower_lea(l);
-        else if (!done && l->in.row == ROW_MOV && lower_mov_spilled(l))
-            done = true;
-        else if (!done && may_copy(l))
-            done = lower_copy(l);
-    }
+    if (l->in.row != ROW_NONE && !watched)
+        done = lower_flow(l) || lower_stack(l) || lower_system(l) || lower_plain(l);
     if (!done)
         lower_call(l);
     else if (!l->ended)
         lower_results(l);
+    if (is_back_edge(l))
+        memset(l->align, 0, sizeof l->align);
     if (l->status)
         l->map->flags |= MAP_STATUS;
     if (ends_block(&l->in))
@@ -553,7 +583,7 @@ static unsigned bytes_at(struct lower *l, unsigned off, bool spanning)
 }
 
 /* Decodes the instruction at `off`; false if it cannot be part of a block. One that spans pages is a block of its own. */
-static bool fetch(struct lower *l, unsigned off)
+bool lower_fetch(struct lower *l, unsigned off)
 {
     enum code_mode mode = key_mode(l->piece->key);
     unsigned available = bytes_at(l, off, false);
@@ -717,7 +747,7 @@ static void lower_body(struct lower *l, unsigned off, unsigned limit)
 {
     struct translate *t = l->t;
     while (!l->ended && l->index < limit && off < PAGE_SIZE) {
-        if ((uint32_t)(l->e.p - l->start) > BODY_MAX || !fetch(l, off))
+        if ((uint32_t)(l->e.p - l->start) > BODY_MAX || !lower_fetch(l, off))
             break;
         if (l->second != NULL)
             emit_second_check(l);
@@ -773,6 +803,12 @@ static void begin(struct lower *l, const struct mark *mark, unsigned off)
     l->count_at = NULL;
 }
 
+/* Whether the pass that made it from `needs` was the last one. */
+static bool block_is_final(const struct block *block, const struct block *needs)
+{
+    return (!block->vector && !block->x87) || needs->vector || needs->x87;
+}
+
 static void translate_once(struct lower *l, const struct mark *mark, unsigned off, const struct block *needs)
 {
     begin(l, mark, off);
@@ -800,6 +836,8 @@ static void translate_once(struct lower *l, const struct mark *mark, unsigned of
         int32_t minus = -(int32_t)block->insns;
         memcpy(l->count_at, &minus, 4);
     }
+    if (block_is_final(block, needs))
+        lower_loop_again(l);
     block->size = (uint32_t)(l->e.p - l->start);
 }
 
@@ -822,7 +860,7 @@ struct block *block_translate(struct translate *t, struct piece *piece, unsigned
     struct block needs = {0};
     translate_once(&l, &mark, off, &needs);
     needs = *l.block;
-    if (l.index != 0 && (needs.vector || needs.x87))
+    if (l.index != 0 && !block_is_final(&needs, &(struct block){0}))
         translate_once(&l, &mark, off, &needs);
     if (l.index == 0)
         return NULL;

@@ -40,6 +40,7 @@ struct lower {
     struct map *map;
     uint32_t slow;    /* call site of its slow way + 1 */
     uint16_t writes;  /* guest registers that it changes */
+    const struct group *group; /* lower_loop.c: of its memory operand, in the second version of a loop; NULL */
 
     /* along the block */
     bool status;      /* the flags are in memory */
@@ -78,6 +79,16 @@ void lower_status_save(struct lower *l);
 void lower_status_restore(struct lower *l);
 /* The jump at `at`, with the flags where l->status says, leads to a call of the instruction's C function. */
 void lower_slow_way(struct lower *l, uint8_t *at);
+/* The host's instructions for one that neither branches nor needs C; false: it has none. */
+bool lower_plain(struct lower *l);
+/* Decodes the instruction at `off` of the page; false if it cannot be part of a block. */
+bool lower_fetch(struct lower *l, unsigned off);
+/* The operand that reencode() is about; NULL: none that is visible. */
+const ZydisDecodedOperand *lower_memory_operand(const struct lower *l);
+/* Leaves translated code through the exit, here and now. */
+void lower_exit_now(struct lower *l, uint32_t exit);
+/* Where the loop's credit is kept. */
+struct emit_mem lower_loop_credit(const struct lower *l);
 /* RSP was changed to any value: leaves the block when it is not aligned. */
 void lower_rsp_check(struct lower *l);
 
@@ -90,6 +101,10 @@ unsigned lower_address(struct lower *l, const ZydisDecodedOperand *op, unsigned 
 void lower_translate(struct lower *l, unsigned reg);
 /* The same in 64-bit code for an address that may not be aligned: then the access faults. */
 void lower_translate_checked(struct lower *l, unsigned reg, unsigned size);
+/* The operand's address does not depend on registers, but perhaps on a segment. */
+bool lower_is_constant(const ZydisDecodedOperand *op);
+uint64_t lower_constant_address(const struct lower *l, const ZydisDecodedOperand *op);
+bool lower_has_segment_base(const struct lower *l, const ZydisDecodedOperand *op);
 /* The effective address without segment in the host register `dest`, or in the one returned. */
 unsigned lower_effective(struct lower *l, const ZydisDecodedOperand *op, unsigned dest);
 /* After an instruction that has changed these guest registers: what is known of their alignment. */
@@ -103,6 +118,12 @@ bool lower_flow(struct lower *l);
 bool lower_stack(struct lower *l);
 /* Pushes vcpu.translated.scratch and moves RSP. */
 void lower_push_scratch(struct lower *l);
+
+/* ---- lower_loop.c ---- */
+/* Behind a finished block: emits it a second time if it is a loop that gains by it. */
+void lower_loop_again(struct lower *l);
+/* The memory operand of an instruction in such a loop; false: it is to be reached as everywhere. */
+bool lower_anchored(const struct lower *l, struct reencode_map *map);
 
 /* ---- lower_system.c ---- */
 bool lower_system(struct lower *l);

@@ -19,7 +19,7 @@ unsigned lower_register(struct lower *l, unsigned guest, unsigned temp)
     return temp;
 }
 
-static bool is_constant(const ZydisDecodedOperand *op)
+bool lower_is_constant(const ZydisDecodedOperand *op)
 {
     ZydisRegister base = op->mem.base;
     return op->mem.index == ZYDIS_REGISTER_NONE &&
@@ -39,13 +39,13 @@ static enum seg segment_of(const struct lower *l, const ZydisDecodedOperand *op)
     }
 }
 
-static bool has_segment_base(const struct lower *l, const ZydisDecodedOperand *op)
+bool lower_has_segment_base(const struct lower *l, const ZydisDecodedOperand *op)
 {
     return segment_of(l, op) != SEG_COUNT;
 }
 
 /* decode.c has put right what Zydis says of the displacement. */
-static uint64_t constant_address(const struct lower *l, const ZydisDecodedOperand *op)
+uint64_t lower_constant_address(const struct lower *l, const ZydisDecodedOperand *op)
 {
     uint64_t address = (uint64_t)l->in.disp;
     if (op->mem.base != ZYDIS_REGISTER_NONE)
@@ -61,8 +61,8 @@ bool lower_memory_possible(const struct lower *l, const ZydisDecodedOperand *op,
         return false;
     if (ZydisRegisterGetClass(op->mem.index) >= ZYDIS_REGCLASS_MMX && op->mem.index != ZYDIS_REGISTER_NONE)
         return false; /* gathers */
-    if (is_constant(op) && !has_segment_base(l, op)) {
-        uint64_t address = constant_address(l, op);
+    if (lower_is_constant(op) && !lower_has_segment_base(l, op)) {
+        uint64_t address = lower_constant_address(l, op);
         if ((address & PAGE_OFFSET_MASK) + size > PAGE_SIZE)
             return false;
     }
@@ -72,8 +72,8 @@ bool lower_memory_possible(const struct lower *l, const ZydisDecodedOperand *op,
 unsigned lower_effective(struct lower *l, const ZydisDecodedOperand *op, unsigned dest)
 {
     struct emit *e = &l->e;
-    if (is_constant(op)) {
-        emit_mov_imm(e, dest, constant_address(l, op));
+    if (lower_is_constant(op)) {
+        emit_mov_imm(e, dest, lower_constant_address(l, op));
         return dest;
     }
     bool wide = l->z.address_width == 64;
@@ -151,15 +151,15 @@ static unsigned alignment_of_sum(const struct lower *l, const ZydisDecodedOperan
 
 static unsigned alignment_of_address(const struct lower *l, const ZydisDecodedOperand *op)
 {
-    if (has_segment_base(l, op))
+    if (lower_has_segment_base(l, op))
         return 0;
-    return is_constant(op) ? alignment_of_number(constant_address(l, op)) : alignment_of_sum(l, op, GPR_COUNT);
+    return lower_is_constant(op) ? alignment_of_number(lower_constant_address(l, op)) : alignment_of_sum(l, op, GPR_COUNT);
 }
 
 /* An access has shown that its address is aligned. If that depends on one register only, it is aligned, too. */
 static void note_aligned(struct lower *l, const ZydisDecodedOperand *op, unsigned alignment)
 {
-    if (is_constant(op) || has_segment_base(l, op) || l->in.base == GPR_ZERO || l->in.base == l->in.index)
+    if (lower_is_constant(op) || lower_has_segment_base(l, op) || l->in.base == GPR_ZERO || l->in.base == l->in.index)
         return;
     if (op->mem.base != ZYDIS_REGISTER_NONE && alignment_of_sum(l, op, l->in.base) >= alignment) {
         if (l->align[l->in.base] < alignment)
@@ -177,7 +177,7 @@ static unsigned alignment_of_result(const struct lower *l)
     const struct insn *in = &l->in;
     unsigned dest = alignment_of_register(l, in->op_reg[0] / 8);
     if (in->row == ROW_LEA)
-        return is_constant(&l->ops[1]) ? alignment_of_number(constant_address(l, &l->ops[1]))
+        return lower_is_constant(&l->ops[1]) ? alignment_of_number(lower_constant_address(l, &l->ops[1]))
                                        : alignment_of_sum(l, &l->ops[1], GPR_COUNT);
     unsigned other = 0;
     if (in->op_kind[1] == OPERAND_IMM)

@@ -411,7 +411,7 @@ static uint8_t *write_modrm(const struct form *f, uint8_t *p)
     if (map->index != REENCODE_NO_REG || (map->base & 7) == 4) {
         unsigned index = map->index != REENCODE_NO_REG ? map->index & 7u : 4;
         *p++ = (uint8_t)(mod << 6 | reg | 4);
-        *p++ = (uint8_t)(index << 3 | (map->base & 7u));
+        *p++ = (uint8_t)(map->scale << 6 | index << 3 | (map->base & 7u));
     } else {
         *p++ = (uint8_t)(mod << 6 | reg | (map->base & 7u));
     }

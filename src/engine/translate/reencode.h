@@ -23,9 +23,10 @@
 
 struct reencode_map {
     uint8_t gpr[16]; /* host register for each guest general register that the encoding names; or REENCODE_NO_REG */
-    /* What replaces the memory operand: [base + index*1 + disp], 64-bit addressing, no segment prefix. */
+    /* What replaces the memory operand: [base + index*2^scale + disp], 64-bit addressing, no segment prefix. */
     uint8_t base, index; /* host registers; index may be REENCODE_NO_REG, and is never RSP */
     int32_t disp;
+    uint8_t scale; /* of `index`: a shift count */
     /* The host's RCX holds a copy of guest RCX for this instruction: an implicit RCX that is only read (the CL of
      * shifts, ECX of CMPXCHG8B) may be elsewhere in `gpr`. Where that counts, nothing else may be in host RCX, neither
      * another register nor `base` nor `index`. */

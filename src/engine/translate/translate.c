@@ -229,6 +229,12 @@ static void take_exit(struct translate *t, uint32_t number)
         t->interpret_one = true;
         t->from_jump = exit->kind == EXIT_INTERPRET;
         break;
+    case EXIT_COLD_LOOP: {
+        struct block *block = &t->blocks[exit->block];
+        form_of(t, block->piece, block->off, true)->form |= FORM_NO_LOOP;
+        block_kill(t, block);
+        break;
+    }
     default: break;
     }
 }
@@ -372,6 +378,7 @@ static void stats(const struct vcpu *v, struct stats *stats)
         .enters = c->enters,
         .helper_calls = c->helper_calls,
         .links = c->links,
+        .loops = c->loops,
         .faults = {.miss = c->fault_miss,
                    .write = c->fault_write,
                    .unaligned = c->fault_unaligned,

@@ -12,7 +12,7 @@
 extern const struct engine engine_translate;
 
 struct translate_counters {
-    uint64_t blocks, instructions, guest_bytes, host_bytes, translate_ns, flushes, invalidations, enters, helper_calls, links;
+    uint64_t blocks, instructions, guest_bytes, host_bytes, translate_ns, flushes, invalidations, enters, helper_calls, links, loops;
     uint64_t reforms, interpreted_exits, fault_ns;
     uint64_t fault_miss, fault_write, fault_unaligned, fault_poll, fault_arithmetic, fault_other;
     uint64_t calls[ROW_COUNT + 1]; /* helper_calls by enum insn_row */
