@@ -54,6 +54,9 @@ struct exit {
     uint64_t value;       /* written; or filled in by the door for reads */
     uint32_t error;       /* exceptions: error code */
     uint8_t size;         /* bytes: ports and device memory */
+    uint8_t *string;      /* ports, REP INS and REP OUTS: up to `count` elements at one go; NULL: one, in `value` */
+    uint32_t count;
+    uint32_t done;        /* ... filled in by the door: how many; 0: it made one access, with `value` */
     uint8_t vector;       /* exceptions and interrupts */
 };
 

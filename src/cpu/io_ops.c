@@ -9,12 +9,19 @@
  * `next_rip` is the instruction itself. INS makes sure that memory can be written before it reads the port, since
  * reading a port cannot be undone.
  *
+ * Elements that lie in one page, upwards, go through the door together where nothing can come between them: no debug register is in
+ * use, no segment ends there, the page is memory, the code may use all ports. The device says how many it takes; the rest is
+ * done in the next round.
+ *
  * I/O breakpoints (CR4.DE, DR7.R/W = 10b) are traps after the access.
  *
  * SDM vol. 1, chapter 19; vol. 2, IN, OUT, INS, OUTS, REP; vol. 3, 17.2.4.
  */
+#include <string.h>
+
 #include "cpu/ops.h"
 #include "cpu/segment.h"
+#include "memory/memory.h"
 #include "mmu/access.h"
 
 #define OPCODE_WIDE 0x01u /* E4-E7, EC-EF, 6C-6F: not a byte */
@@ -122,7 +129,81 @@ static bool must_pause(const struct vcpu *v)
     return v->stepping || v->dr6_pending != 0 || pending != 0;
 }
 
-static void repeat(struct vcpu *v, const struct insn *in, void (*element)(struct vcpu *, const struct insn *))
+/* ---- several elements at once ---- */
+
+struct string {
+    gva_t gva;
+    unsigned count; /* elements; less than two: one by one */
+    unsigned flags; /* of the memory access */
+};
+
+/* What of the `left` elements at `offset` can go at once. Raises what the first element raises. */
+static struct string string_find(struct vcpu *v, const struct insn *in, enum seg seg, uint64_t offset, uint64_t left,
+                                 bool write)
+{
+    unsigned size = port_size(in);
+    struct string string = {.flags = access_current(v) | (seg == SEG_SS ? ACCESS_STACK : 0)};
+    bool checked = (v->cr0 & CR0_PE) && (v->cpl == 3 || v->cpl > vcpu_iopl(v)); /* ports, or alignment */
+    bool watched = (v->dr[7] & 0xff) != 0 || v->stepping || v->rehearsal != NULL;
+    if (left < 2 || checked || watched || v->rflags_rest & FLAG_DF)
+        return string;
+    string.gva = seg_linear(v, seg, offset, size, write);
+    access_probe(v, string.gva, size, string.flags | (write ? ACCESS_WRITE : 0));
+    gpa_t gpa = mmu_translate(v, string.gva, string.flags | (write ? ACCESS_WRITE : 0));
+    enum page_kind kind = memory_page(v->memory, gpa).kind;
+    if (kind != PAGE_RAM && (write || kind != PAGE_ROM))
+        return string; /* a device wants to see elements */
+    uint64_t count = (PAGE_SIZE - (string.gva & PAGE_OFFSET_MASK)) / size;
+    uint64_t wrap = in->addrsize == 2 ? 0x10000 : 0x100000000ull; /* nobody gets there with 64 bits */
+    if (in->addrsize != 8 && count > (wrap - offset) / size)
+        count = (wrap - offset) / size;
+    if (count > left)
+        count = left;
+    if (count >= 2 && seg_holds(v, seg, offset, (unsigned)count * size))
+        string.count = (unsigned)count;
+    return string;
+}
+
+/* These two return how many elements they did; 0: one by one. */
+static unsigned ins_string(struct vcpu *v, const struct insn *in, uint64_t left)
+{
+    uint8_t bytes[PAGE_SIZE];
+    uint16_t port = (uint16_t)v->regs[RDX];
+    unsigned size = port_size(in);
+    struct string string = string_find(v, in, SEG_ES, reg_read(v, RDI * 8, in->addrsize), left, true);
+    if (string.count < 2)
+        return 0;
+    struct exit exit = {.reason = EXIT_IO_IN, .address = port, .size = (uint8_t)size, .string = bytes, .count = string.count};
+    vcpu_exit(v, &exit);
+    if (exit.done == 0) {
+        memcpy(bytes, &exit.value, size);
+        exit.done = 1;
+    }
+    access_write_bytes(v, string.gva, bytes, exit.done * size, string.flags);
+    reg_write(v, RDI * 8, in->addrsize, v->regs[RDI] + (uint64_t)exit.done * size);
+    return exit.done;
+}
+
+static unsigned outs_string(struct vcpu *v, const struct insn *in, uint64_t left)
+{
+    uint8_t bytes[PAGE_SIZE];
+    uint16_t port = (uint16_t)v->regs[RDX];
+    unsigned size = port_size(in);
+    struct string string = string_find(v, in, in->seg, reg_read(v, RSI * 8, in->addrsize), left, false);
+    if (string.count < 2)
+        return 0;
+    access_read_bytes(v, string.gva, bytes, string.count * size, string.flags);
+    struct exit exit = {.reason = EXIT_IO_OUT, .address = port, .size = (uint8_t)size, .string = bytes, .count = string.count};
+    memcpy(&exit.value, bytes, size);
+    vcpu_exit(v, &exit);
+    if (exit.done == 0)
+        exit.done = 1;
+    reg_write(v, RSI * 8, in->addrsize, v->regs[RSI] + (uint64_t)exit.done * size);
+    return exit.done;
+}
+
+static void repeat(struct vcpu *v, const struct insn *in, void (*element)(struct vcpu *, const struct insn *),
+                   unsigned (*string)(struct vcpu *, const struct insn *, uint64_t left))
 {
     if (!(in->flags & (INSN_REP | INSN_REPNE))) {
         element(v, in);
@@ -132,9 +213,15 @@ static void repeat(struct vcpu *v, const struct insn *in, void (*element)(struct
         uint64_t left = reg_read(v, RCX * 8, in->addrsize);
         if (left == 0)
             return;
-        element(v, in);
-        reg_write(v, RCX * 8, in->addrsize, left - 1);
-        if (left == 1)
+        uint64_t done = string != NULL ? string(v, in, left) : 0;
+        if (done < 2)
+            string = NULL; /* this device takes them one by one */
+        if (done == 0) {
+            element(v, in);
+            done = 1;
+        }
+        reg_write(v, RCX * 8, in->addrsize, left - done);
+        if (left == done)
             return;
         if (must_pause(v))
             break;
@@ -144,10 +231,10 @@ static void repeat(struct vcpu *v, const struct insn *in, void (*element)(struct
 
 void op_ins(struct vcpu *v, const struct insn *in)
 {
-    repeat(v, in, ins_element);
+    repeat(v, in, ins_element, ins_string);
 }
 
 void op_outs(struct vcpu *v, const struct insn *in)
 {
-    repeat(v, in, outs_element);
+    repeat(v, in, outs_element, outs_string);
 }

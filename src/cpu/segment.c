@@ -49,6 +49,11 @@ static bool segment_permits(const struct vcpu *v, const struct segment *s, bool 
     return !write || (s->attr & SEG_ATTR_RW);
 }
 
+bool seg_holds(const struct vcpu *v, enum seg seg, uint64_t offset, unsigned size)
+{
+    return v->code_mode == CODE_64 || segment_holds(&v->seg[seg], offset, size);
+}
+
 gva_t seg_linear(struct vcpu *v, enum seg seg, uint64_t offset, unsigned size, bool write)
 {
     const struct segment *s = &v->seg[seg];

@@ -44,6 +44,9 @@ void segment_from_descriptor(struct segment *seg, uint16_t selector, uint32_t lo
  * otherwise (also in v86 mode, where IOPL does not help). */
 void io_permission_check(struct vcpu *v, uint16_t port, unsigned count);
 
+/* Whether `size` bytes at `offset` lie within the segment's limit; always in 64-bit code. */
+bool seg_holds(const struct vcpu *v, enum seg seg, uint64_t offset, unsigned size);
+
 /* Builds linear addresses with full checks: declared in insn.h, defined in segment.c: seg_linear(), ea_general(). */
 
 #endif

@@ -278,7 +278,21 @@ static void command_block_write(void *dev, uint64_t offset, unsigned size, uint6
         register_write(channel, (unsigned)offset + i, (uint8_t)(value >> (8 * i)));
 }
 
-const struct io_ops ide_command_ops = {.read = command_block_read, .write = command_block_write, .name = "IDE"};
+static unsigned command_block_read_string(void *dev, uint64_t offset, unsigned size, uint8_t *bytes, unsigned count)
+{
+    return offset == ATA_DATA ? ide_data_read_string(ide_selected(dev), size, bytes, count) : 0;
+}
+
+static unsigned command_block_write_string(void *dev, uint64_t offset, unsigned size, const uint8_t *bytes, unsigned count)
+{
+    return offset == ATA_DATA ? ide_data_write_string(ide_selected(dev), size, bytes, count) : 0;
+}
+
+const struct io_ops ide_command_ops = {.read = command_block_read,
+                                       .write = command_block_write,
+                                       .read_string = command_block_read_string,
+                                       .write_string = command_block_write_string,
+                                       .name = "IDE"};
 
 /* ---- the control block ---- */
 

@@ -631,6 +631,34 @@ void memory_port_write(struct memory *memory, uint16_t port, unsigned size, uint
         memory_port_write(memory, (uint16_t)(port + i), 1, value >> (8 * i) & 0xff);
 }
 
+unsigned memory_port_read_string(struct memory *memory, uint16_t port, unsigned size, uint8_t *bytes, unsigned count)
+{
+    const struct port_range *range = port_find(memory, port);
+    unsigned done = 0;
+    if (range != NULL && range->ops->read_string != NULL && port - range->first + size <= range->count)
+        done = range->ops->read_string(range->dev, port - range->first, size, bytes, count);
+    if (done != 0)
+        return done;
+    uint32_t value = memory_port_read(memory, port, size);
+    memcpy(bytes, &value, size);
+    return 1;
+}
+
+unsigned memory_port_write_string(struct memory *memory, uint16_t port, unsigned size, const uint8_t *bytes,
+                                  unsigned count)
+{
+    const struct port_range *range = port_find(memory, port);
+    unsigned done = 0;
+    if (range != NULL && range->ops->write_string != NULL && port - range->first + size <= range->count)
+        done = range->ops->write_string(range->dev, port - range->first, size, bytes, count);
+    if (done != 0)
+        return done;
+    uint32_t value = 0;
+    memcpy(&value, bytes, size);
+    memory_port_write(memory, port, size, value);
+    return 1;
+}
+
 const char *memory_port_name(const struct memory *memory, uint16_t port)
 {
     const struct port_range *range = port_find(memory, port);

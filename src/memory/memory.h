@@ -46,6 +46,11 @@
 struct io_ops {
     uint64_t (*read)(void *dev, uint64_t offset, unsigned size);
     void (*write)(void *dev, uint64_t offset, unsigned size, uint64_t value);
+    /* Ports only, and where a device has much to say: up to `count` accesses of `size` bytes at one offset, at once, from or to
+     * an array. They do, and return, as many as they can without anything else happening between; 0 leaves it to the above. NULL:
+     * always one by one. */
+    unsigned (*read_string)(void *dev, uint64_t offset, unsigned size, uint8_t *bytes, unsigned count);
+    unsigned (*write_string)(void *dev, uint64_t offset, unsigned size, const uint8_t *bytes, unsigned count);
     const char *name; /* for the log and the counters: "16550A" */
 };
 
@@ -133,6 +138,10 @@ void memory_mmio_write(struct memory *memory, gpa_t gpa, unsigned size, uint64_t
 /* One CPU access to I/O ports. size 1, 2, 4. */
 uint32_t memory_port_read(struct memory *memory, uint16_t port, unsigned size);
 void memory_port_write(struct memory *memory, uint16_t port, unsigned size, uint32_t value);
+/* Several accesses to one port, as REP INS and REP OUTS make them: at least one of `count`; returns how many were made. */
+unsigned memory_port_read_string(struct memory *memory, uint16_t port, unsigned size, uint8_t *bytes, unsigned count);
+unsigned memory_port_write_string(struct memory *memory, uint16_t port, unsigned size, const uint8_t *bytes,
+                                  unsigned count);
 
 /* Name of the device behind a port or address, or NULL: for counters, traces and messages. */
 const char *memory_port_name(const struct memory *memory, uint16_t port);

@@ -34,9 +34,13 @@ static void port_exit(struct kvm *k, struct vcpu *v)
 {
     const struct kvm_run *run = k->run;
     uint8_t *data = (uint8_t *)run + run->io.data_offset;
-    unsigned size = run->io.size;
-    for (uint32_t i = 0; i < run->io.count; i++, data += size) {
+    unsigned size = run->io.size, done;
+    for (uint32_t i = 0; i < run->io.count; i += done, data += done * size) {
         struct exit exit = {.address = run->io.port, .size = (uint8_t)size};
+        if (run->io.count - i > 1) {
+            exit.string = data;
+            exit.count = run->io.count - i;
+        }
         if (run->io.direction == KVM_EXIT_IO_OUT) {
             exit.reason = EXIT_IO_OUT;
             memcpy(&exit.value, data, size);
@@ -44,8 +48,10 @@ static void port_exit(struct kvm *k, struct vcpu *v)
         } else {
             exit.reason = EXIT_IO_IN;
             vcpu_exit(v, &exit);
-            memcpy(data, &exit.value, size);
+            if (exit.done == 0)
+                memcpy(data, &exit.value, size);
         }
+        done = exit.done != 0 ? exit.done : 1;
     }
 }
 
