@@ -115,7 +115,7 @@ else
     suite guest "$build" --suite guest
     sanitized
     step fuzz scripts/fuzz.sh --seconds 10
-    step images scripts/guest-image.sh all
+    step images scripts/guest-image.sh all virtio
     suite boot "$build" --suite boot
 fi
 
