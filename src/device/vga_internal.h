@@ -120,6 +120,8 @@ struct vga {
     uint64_t ram_offset; /* of vram in the memory's backing */
     /* What the window shows directly: device RAM from `direct_from` on, direct_size bytes; 0: nothing, it is handled here. */
     uint64_t direct_from, direct_size;
+    /* Where in the window it is text as the BIOS sets it up, and nothing else happens to a byte; text_size 0: nowhere. */
+    uint32_t text_from, text_size;
     struct vga_state state;
 };
 

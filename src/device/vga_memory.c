@@ -14,6 +14,8 @@
  * and then it is shown as such (memory_map_ram()): mode 13h and the banks of the extended modes are written at full speed. What is
  * read that way does not load the latches.
  *
+ * Text has a short way of its own: nothing happens to a byte there either, but it is not memory without gaps.
+ *
  * Without an extended mode addresses wrap at the original's 256 KiB.
  *
  * PS/2 Hardware Interface Technical Reference, "Video Subsystem": "Graphics Controller Registers", "Memory Operations". */
@@ -136,9 +138,29 @@ static uint8_t byte_read(struct vga *vga, uint32_t offset)
     return (uint8_t)(s->latch >> (8 * plane));
 }
 
+/* Whether an access lies in text, and where there. */
+static bool is_text(const struct vga *vga, uint64_t offset, unsigned size, uint32_t *at)
+{
+    *at = (uint32_t)offset - vga->text_from;
+    return *at < vga->text_size && size <= vga->text_size - *at;
+}
+
+static uint8_t *text_byte(const struct vga *vga, uint32_t at)
+{
+    return vga->vram + 4 * (size_t)(at & ~1u) + (at & 1);
+}
+
 static uint64_t window_read(void *dev, uint64_t offset, unsigned size)
 {
+    struct vga *vga = dev;
     uint64_t value = 0;
+    uint32_t at;
+    if (is_text(vga, offset, size, &at)) {
+        for (unsigned i = 0; i < size; i++)
+            value |= (uint64_t)*text_byte(vga, at + i) << (8 * i);
+        memcpy(&vga->state.latch, text_byte(vga, (at + size - 1) & ~1u), 4);
+        return value;
+    }
     for (unsigned i = 0; i < size; i++)
         value |= (uint64_t)byte_read(dev, (uint32_t)offset + i) << (8 * i);
     return value;
@@ -146,6 +168,13 @@ static uint64_t window_read(void *dev, uint64_t offset, unsigned size)
 
 static void window_write(void *dev, uint64_t offset, unsigned size, uint64_t value)
 {
+    const struct vga *vga = dev;
+    uint32_t at;
+    if (is_text(vga, offset, size, &at)) {
+        for (unsigned i = 0; i < size; i++)
+            *text_byte(vga, at + i) = (uint8_t)(value >> (8 * i));
+        return;
+    }
     for (unsigned i = 0; i < size; i++)
         byte_write(dev, (uint32_t)offset + i, (uint8_t)(value >> (8 * i)));
 }
@@ -154,17 +183,35 @@ const struct io_ops vga_window_ops = {.read = window_read, .write = window_write
 
 /* ---- as plain memory ---- */
 
+/* The memory answers, and a byte arrives as it was sent and comes back as it is. */
+static bool bytes_pass(const struct vga_state *s)
+{
+    return (s->misc & MISC_RAM) && !(s->gr[GR_MODE] & (GR5_WRITE_MODE | GR5_READ_COMPARE)) &&
+           s->gr[GR_ENABLE_SET_RESET] == 0 && s->gr[GR_ROTATE] == 0 && s->gr[GR_MASK] == 0xff;
+}
+
 static bool window_is_plain(const struct vga_state *s)
 {
-    return (s->misc & MISC_RAM) && (s->sr[SR_MEMORY] & SR4_CHAIN4) && s->sr[SR_MAP_MASK] == 0x0f &&
-           !(s->gr[GR_MODE] & (GR5_WRITE_MODE | GR5_READ_COMPARE)) && s->gr[GR_ENABLE_SET_RESET] == 0 &&
-           s->gr[GR_ROTATE] == 0 && s->gr[GR_MASK] == 0xff && (s->gr[GR_MISC] >> 2 & 3) < 2;
+    return bytes_pass(s) && (s->sr[SR_MEMORY] & SR4_CHAIN4) && s->sr[SR_MAP_MASK] == 0x0f && (s->gr[GR_MISC] >> 2 & 3) < 2;
+}
+
+/* Characters and attributes in planes 0 and 1, at B0000h or B8000h: as good as all accesses of text modes. */
+static void text_update(struct vga *vga)
+{
+    const struct vga_state *s = &vga->state;
+    unsigned map = s->gr[GR_MISC] >> 2 & 3;
+    bool text = bytes_pass(s) && map >= 2 && !vga_vbe_enabled(vga) && (s->gr[GR_MISC] & GR6_CHAIN_ODD_EVEN) &&
+                (s->gr[GR_MODE] & GR5_ODD_EVEN) && !(s->sr[SR_MEMORY] & (SR4_CHAIN4 | SR4_SEQUENTIAL)) &&
+                s->sr[SR_MAP_MASK] == 0x03 && s->gr[GR_READ_MAP] < 2;
+    vga->text_from = map == 2 ? 0x10000 : 0x18000;
+    vga->text_size = text ? 0x8000 : 0;
 }
 
 void vga_window_update(struct vga *vga)
 {
     struct memory *memory = vga->config.memory;
     uint64_t from = bank_of(vga), size = 0;
+    text_update(vga);
     if (window_is_plain(&vga->state))
         size = (vga->state.gr[GR_MISC] >> 2 & 3) == 0 ? 0x20000 : 0x10000;
     if (size > VGA_MEMORY_SIZE - from)
