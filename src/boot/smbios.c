@@ -166,7 +166,7 @@ static void memory_device(struct builder *b, unsigned number, uint64_t size)
     put(b, 0xfffe, 2); /* no error information */
     put(b, 0xffff, 2);
     put(b, 0xffff, 2); /* widths unknown */
-    put(b, size % MiB != 0 ? 0x8000 | (size / KiB & 0x7fff) : size / MiB, 2);
+    put(b, size % MiB != 0 && size < 32 * MiB ? 0x8000 | size / KiB : size / MiB, 2); /* bit 15: in KiB */
     put(b, 9, 1); /* DIMM */
     put(b, 0, 1);
     put_string(b, locator);

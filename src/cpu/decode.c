@@ -9,6 +9,8 @@
  */
 #include "cpu/decode.h"
 
+#include <stdlib.h>
+
 #include "base/check.h"
 #include "cpu/cpuid.h"
 #include "cpu/fast.h"
@@ -66,7 +68,11 @@ enum insn_row insn_row_of(ZydisMnemonic mnemonic)
     return row_of[mnemonic] == 0 ? ROW_NONE : (enum insn_row)(row_of[mnemonic] - 1);
 }
 
-void decoder_init(ZydisDecoder *decoder, const struct vcpu *v, enum code_mode mode)
+struct decoders {
+    ZydisDecoder of[CODE_MODE_COUNT];
+};
+
+static struct decoders *decoders_create(const struct cpu_model *model)
 {
     static const struct {
         ZydisMachineMode machine;
@@ -77,8 +83,26 @@ void decoder_init(ZydisDecoder *decoder, const struct vcpu *v, enum code_mode mo
         [CODE_32] = {ZYDIS_MACHINE_MODE_LEGACY_32, ZYDIS_STACK_WIDTH_32},
         [CODE_16] = {ZYDIS_MACHINE_MODE_LEGACY_16, ZYDIS_STACK_WIDTH_16},
     };
-    check(ZYAN_SUCCESS(ZydisDecoderInit(decoder, modes[mode].machine, modes[mode].stack)));
-    isa_set_decoder_init(v->model, decoder);
+    struct decoders *decoders = calloc(1, sizeof *decoders);
+    check(decoders != NULL);
+    for (unsigned mode = 0; mode < CODE_MODE_COUNT; mode++) {
+        check(ZYAN_SUCCESS(ZydisDecoderInit(&decoders->of[mode], modes[mode].machine, modes[mode].stack)));
+        isa_set_decoder_init(model, &decoders->of[mode]);
+    }
+    return decoders;
+}
+
+const ZydisDecoder *decoder_of(struct vcpu *v, enum code_mode mode)
+{
+    if (unlikely(v->decoders == NULL))
+        v->decoders = decoders_create(v->model);
+    return &v->decoders->of[mode];
+}
+
+void decoders_destroy(struct vcpu *v)
+{
+    free(v->decoders);
+    v->decoders = NULL;
 }
 
 /* ---- operands ---- */
@@ -310,12 +334,17 @@ static void choose_function(struct vcpu *v, struct insn *in, const ZydisDecodedI
 enum decode_result decode_insn(struct vcpu *v, enum code_mode mode, const uint8_t *bytes, unsigned available,
                                unsigned off, struct insn *out)
 {
-    ZydisDecoder decoder;
-    decoder_init(&decoder, v, mode);
-    ZydisDecodedInstruction z;
-    ZydisDecodedOperand operands[ZYDIS_MAX_OPERAND_COUNT];
+    struct decoded decoded;
+    return decode_insn_whole(v, mode, bytes, available, off, out, &decoded);
+}
+
+enum decode_result decode_insn_whole(struct vcpu *v, enum code_mode mode, const uint8_t *bytes, unsigned available,
+                                     unsigned off, struct insn *out, struct decoded *decoded)
+{
+    ZydisDecodedInstruction *z = &decoded->z;
+    ZydisDecodedOperand *operands = decoded->operands;
     *out = (struct insn){.off = (uint16_t)off, .mode = (uint8_t)mode, .base = GPR_ZERO, .index = GPR_ZERO, .seg = SEG_DS};
-    ZyanStatus status = ZydisDecoderDecodeFull(&decoder, bytes, available, &z, operands);
+    ZyanStatus status = ZydisDecoderDecodeFull(decoder_of(v, mode), bytes, available, z, operands);
     if (ZYAN_FAILED(status) && available < INSN_MAX_BYTES && status != ZYDIS_STATUS_INSTRUCTION_TOO_LONG)
         return status == ZYDIS_STATUS_NO_MORE_DATA ? DECODE_SHORT : DECODE_UNDEFINED_SO_FAR;
     if (status == ZYDIS_STATUS_NO_MORE_DATA)
@@ -324,45 +353,45 @@ enum decode_result decode_insn(struct vcpu *v, enum code_mode mode, const uint8_
         make_fault(out, op_too_long, INSN_MAX_BYTES);
         return DECODE_OK;
     }
-    enum insn_row row = ZYAN_SUCCESS(status) ? insn_row_of(z.mnemonic) : ROW_NONE;
-    bool xchg_r8 = row == ROW_PAUSE && z.raw.rex.B; /* REX.B makes 90h an XCHG, whatever prefix stands before it */
+    enum insn_row row = ZYAN_SUCCESS(status) ? insn_row_of(z->mnemonic) : ROW_NONE;
+    bool xchg_r8 = row == ROW_PAUSE && z->raw.rex.B; /* REX.B makes 90h an XCHG, whatever prefix stands before it */
     if (xchg_r8)
         row = ROW_XCHG;
-    if (row == ROW_NONE || !isa_set_available(v->model, z.meta.isa_set, &z)) {
+    if (row == ROW_NONE || !isa_set_available(v->model, z->meta.isa_set, z)) {
         make_fault(out, op_ud, 1);
         return DECODE_OK;
     }
     v->count.insns_decoded++;
     out->row = (uint16_t)row;
-    out->len = z.length;
-    out->opcode = z.opcode;
-    out->modrm = z.raw.modrm.offset != 0
-                     ? (uint8_t)(z.raw.modrm.mod << 6 | z.raw.modrm.reg << 3 | z.raw.modrm.rm)
+    out->len = z->length;
+    out->opcode = z->opcode;
+    out->modrm = z->raw.modrm.offset != 0
+                     ? (uint8_t)(z->raw.modrm.mod << 6 | z->raw.modrm.reg << 3 | z->raw.modrm.rm)
                      : 0;
-    out->opsize = (uint8_t)(z.operand_width / 8);
-    bool no_16_bit_form = z.encoding == ZYDIS_INSTRUCTION_ENCODING_VEX || z.meta.isa_set == ZYDIS_ISA_SET_RDWRFSGS;
+    out->opsize = (uint8_t)(z->operand_width / 8);
+    bool no_16_bit_form = z->encoding == ZYDIS_INSTRUCTION_ENCODING_VEX || z->meta.isa_set == ZYDIS_ISA_SET_RDWRFSGS;
     if (no_16_bit_form && out->opsize == 2)
         out->opsize = 4;
-    out->addrsize = (uint8_t)(z.address_width / 8);
-    out->seg = row == ROW_CLZERO ? segment_override_raw(&z, mode) : segment_override(&z);
-    if (z.attributes & ZYDIS_ATTRIB_HAS_LOCK)
+    out->addrsize = (uint8_t)(z->address_width / 8);
+    out->seg = row == ROW_CLZERO ? segment_override_raw(z, mode) : segment_override(z);
+    if (z->attributes & ZYDIS_ATTRIB_HAS_LOCK)
         out->flags |= INSN_LOCK;
-    if (z.attributes & (ZYDIS_ATTRIB_HAS_REP | ZYDIS_ATTRIB_HAS_REPE))
+    if (z->attributes & (ZYDIS_ATTRIB_HAS_REP | ZYDIS_ATTRIB_HAS_REPE))
         out->flags |= INSN_REP;
-    if (z.attributes & ZYDIS_ATTRIB_HAS_REPNE)
+    if (z->attributes & ZYDIS_ATTRIB_HAS_REPNE)
         out->flags |= INSN_REPNE;
-    decode_operands(out, &z, operands);
+    decode_operands(out, z, operands);
     if (xchg_r8) {
-        out->opsize = z.raw.rex.W ? 8 : z.attributes & ZYDIS_ATTRIB_HAS_OPERANDSIZE ? 2 : 4;
+        out->opsize = z->raw.rex.W ? 8 : z->attributes & ZYDIS_ATTRIB_HAS_OPERANDSIZE ? 2 : 4;
         out->op_kind[0] = out->op_kind[1] = OPERAND_REG;
         out->op_reg[0] = R8 * 8;
         out->op_reg[1] = RAX * 8;
     }
-    uint8_t element = string_element_size(z.mnemonic);
+    uint8_t element = string_element_size(z->mnemonic);
     if (element != 0)
         out->opsize = element;
     classify_address(out);
-    choose_function(v, out, &z, operands, bytes);
+    choose_function(v, out, z, operands, bytes);
     return DECODE_OK;
 }
 

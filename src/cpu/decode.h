@@ -36,9 +36,18 @@ enum decode_result {
     DECODE_UNDEFINED_SO_FAR, /* no instruction begins with these bytes, or Zydis cannot tell from so few */
 };
 
+/* What Zydis has found: of an instruction, so not where the row is ROW_NONE. */
+struct decoded {
+    ZydisDecodedInstruction z;
+    ZydisDecodedOperand operands[ZYDIS_MAX_OPERAND_COUNT];
+};
+
 /* Decodes at most `available` (1 to 15) bytes that lie at offset `off` of their page. */
 enum decode_result decode_insn(struct vcpu *v, enum code_mode mode, const uint8_t *bytes, unsigned available,
                                unsigned off, struct insn *out);
+/* The same, for whoever wants to know more. */
+enum decode_result decode_insn_whole(struct vcpu *v, enum code_mode mode, const uint8_t *bytes, unsigned available,
+                                     unsigned off, struct insn *out, struct decoded *decoded);
 
 /* True for instructions after which straight-line code cannot go on. */
 bool insn_ends_run(const struct insn *in);
@@ -48,7 +57,8 @@ insn_fn run_end;
 /* What the records of a discarded page become: look the instruction up again. */
 insn_fn run_again;
 
-/* Sets up a Zydis decoder for `mode`. */
-void decoder_init(ZydisDecoder *decoder, const struct vcpu *v, enum code_mode mode);
+/* The vCPU's Zydis decoder for `mode`; for its own thread. They are made at the first call. */
+const ZydisDecoder *decoder_of(struct vcpu *v, enum code_mode mode);
+void decoders_destroy(struct vcpu *v);
 
 #endif

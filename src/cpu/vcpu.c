@@ -18,6 +18,7 @@
 
 #include "base/check.h"
 #include "cpu/cpuid.h"
+#include "cpu/decode.h"
 #include "cpu/descriptor.h"
 #include "cpu/hypercall.h"
 #include "cpu/insn.h"
@@ -78,6 +79,7 @@ void vcpu_destroy(struct vcpu *v)
     if (v == NULL)
         return;
     memory_window_destroy(v->rmw.window);
+    decoders_destroy(v);
     munmap(v, state_size());
 }
 

@@ -337,6 +337,7 @@ struct vcpu {
      * whether the page must stay watched. NULL: nobody else cares. */
     bool (*code_written)(struct vcpu *v, gpa_t gpa, unsigned size);
     struct shadow *mmu_shadow;    /* mmu/shadow.h; NULL: the engine has none */
+    struct decoders *decoders;    /* cpu/decode.c; NULL: none has been needed */
     struct host_exec *host_exec;  /* cpu/host_exec.c: instructions run on the host */
     uint64_t a20_mask;            /* ANDed to every physical address */
     struct {                      /* cpu/hypercall.h */

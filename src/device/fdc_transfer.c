@@ -312,7 +312,7 @@ static bool sector_reach(struct fdc *fdc)
 static void sector_begin(struct fdc *fdc)
 {
     fdc->phase = PHASE_BUSY;
-    fdc->transfer.side = fdc->transfer.h & 1;
+    fdc->transfer.side = (fdc->command[1] & ST0_HEAD) || (fdc->transfer.multi_track && fdc->transfer.h == 1);
     if (!sector_reach(fdc))
         return;
     if (fdc->transfer.work == WORK_FORMAT)

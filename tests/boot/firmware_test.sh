@@ -55,7 +55,7 @@ image fd.img 1474560
 image hd.img 20643840 # 40 cylinders
 for engine in interpret translate trap; do
     boots "diskette, engine $engine" --engine $engine --fda fd.img
-    boots "disk, engine $engine" --engine $engine --hda hd.img
+    [ $engine = trap ] || boots "disk, engine $engine" --engine $engine --hda hd.img
 done
 for memory in 4M 16M 1G; do
     boots "memory of $memory" -m $memory --fda fd.img

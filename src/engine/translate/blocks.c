@@ -71,7 +71,7 @@ bool blocks_create(struct translate *t, struct error *err)
     t->sites = reserve(SITES_MAX * sizeof *t->sites, err);
     t->pieces = reserve(PIECES_MAX * sizeof *t->pieces, err);
     t->by_gpfn = reserve(HASH_SIZE * sizeof *t->by_gpfn, err);
-    t->hash = reserve(HASH_SIZE * sizeof *t->hash, err);
+    t->hash = reserve(BLOCK_HASH_SIZE * sizeof *t->hash, err);
     t->heat = reserve(HASH_SIZE, err);
     t->forms = reserve(FORMS_SIZE * sizeof *t->forms, err);
     t->signal_stack = reserve(SIGNAL_STACK_SIZE, err);
@@ -109,7 +109,7 @@ void blocks_destroy(struct translate *t)
     release(t->sites, SITES_MAX * sizeof *t->sites);
     release(t->pieces, PIECES_MAX * sizeof *t->pieces);
     release(t->by_gpfn, HASH_SIZE * sizeof *t->by_gpfn);
-    release(t->hash, HASH_SIZE * sizeof *t->hash);
+    release(t->hash, BLOCK_HASH_SIZE * sizeof *t->hash);
     release(t->heat, HASH_SIZE);
     release(t->forms, FORMS_SIZE * sizeof *t->forms);
     release(t->signal_stack, SIGNAL_STACK_SIZE);
@@ -122,7 +122,7 @@ void blocks_flush(struct translate *t)
         t->counters.flushes++;
     pieces_free(t);
     memset(t->by_gpfn, 0, HASH_SIZE * sizeof *t->by_gpfn);
-    memset(t->hash, 0, HASH_SIZE * sizeof *t->hash);
+    madvise(t->hash, BLOCK_HASH_SIZE * sizeof *t->hash, MADV_DONTNEED);
     memset(t->heat, 0, HASH_SIZE);
     t->block_count = t->map_count = t->exit_count = t->site_count = 0;
     t->used = t->used_base;
@@ -265,7 +265,7 @@ struct piece *piece_following(struct translate *t, const struct piece *piece)
 
 static uint32_t hash_of(uint32_t piece, unsigned off)
 {
-    return (piece * 0x9e3779b1u ^ off * 0x85ebca6bu) >> 16;
+    return (piece * 0x9e3779b1u ^ off * 0x85ebca6bu) >> 14; /* below BLOCK_HASH_SIZE */
 }
 
 struct block *block_find(const struct translate *t, const struct piece *piece, unsigned off)
@@ -321,7 +321,7 @@ struct block *block_current(struct translate *t)
     struct block *block = block_find(t, piece, off);
     if (block != NULL)
         return block;
-    uint8_t *heat = &t->heat[hash_of(piece->id, off)];
+    uint8_t *heat = &t->heat[hash_of(piece->id, off) / (BLOCK_HASH_SIZE / HASH_SIZE)];
     unsigned wanted = t->v->translate_heat + piece->rewrites * 4u;
     if (*heat < (wanted < 255 ? wanted : 255)) {
         ++*heat;

@@ -69,6 +69,7 @@ static inline enum code_mode key_mode(uint8_t key)
 #define BLOCK_INSNS_MAX 64u
 #define BLOCK_BYTES_MAX 24576u /* no block's host code is longer */
 #define HASH_SIZE 65536u
+#define BLOCK_HASH_SIZE (4 * HASH_SIZE)
 #define JUMPS 65536u /* entries of a jump cache: by the low 16 bits of RIP */
 #define RETURN_STACK_SIZE (64 * KiB)
 #define RETURN_FRAME 64u

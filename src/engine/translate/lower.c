@@ -190,9 +190,9 @@ void lower_rsp_check(struct lower *l)
 
 const ZydisDecodedOperand *lower_memory_operand(const struct lower *l)
 {
-    for (unsigned i = 0; i < l->z.operand_count_visible; i++)
-        if (l->ops[i].type == ZYDIS_OPERAND_TYPE_MEMORY)
-            return &l->ops[i];
+    for (unsigned i = 0; i < l->decoded.z.operand_count_visible; i++)
+        if (l->decoded.operands[i].type == ZYDIS_OPERAND_TYPE_MEMORY)
+            return &l->decoded.operands[i];
     return NULL;
 }
 
@@ -297,7 +297,7 @@ static bool lend(struct loan *loan, bool *s_free, bool *t_free, unsigned guest, 
 /* RCX itself is needed: as a count in CL, or as CH. */
 static bool needs_rcx(const struct lower *l)
 {
-    return reencode_reads_rcx(&l->z, l->ops) || (l->use.gpr_high & (1u << RCX));
+    return reencode_reads_rcx(&l->decoded.z, l->decoded.operands) || (l->use.gpr_high & (1u << RCX));
 }
 
 static bool plan_loans(const struct lower *l, bool memory, struct loan *loan, struct reencode_map *map)
@@ -376,10 +376,10 @@ static bool lower_copy(struct lower *l)
         map.base = H11, map.index = loan.count != 0 ? REENCODE_NO_REG : T;
     }
     uint8_t code[REENCODE_MAX];
-    unsigned length = reencode(&l->z, l->ops, l->bytes, &map, code);
+    unsigned length = reencode(&l->decoded.z, l->decoded.operands, l->bytes, &map, code);
     if (length == 0 && translated && l->use.gpr_high != 0 && loan.count == 0) {
         map.base = HCX, map.index = REENCODE_NO_REG; /* [rcx] needs no REX */
-        length = reencode(&l->z, l->ops, l->bytes, &map, code);
+        length = reencode(&l->decoded.z, l->decoded.operands, l->bytes, &map, code);
     }
     if (length == 0)
         return false;
@@ -395,13 +395,13 @@ static bool lower_copy(struct lower *l)
             emit_lea(&l->e, S, MEM_INDEX(reg, T, 0, 0));
         } else if (reg != S) {
             map.base = (uint8_t)reg;
-            length = reencode(&l->z, l->ops, l->bytes, &map, code);
+            length = reencode(&l->decoded.z, l->decoded.operands, l->bytes, &map, code);
         }
     }
     if (length == 0) { /* only with S as base does it have a form */
         emit_mov_rr(&l->e, S, l->map->address);
         map.base = S;
-        length = reencode(&l->z, l->ops, l->bytes, &map, code);
+        length = reencode(&l->decoded.z, l->decoded.operands, l->bytes, &map, code);
         check(length != 0);
     }
     if (translated && (map.base == HCX || loan.count != 0))
@@ -427,9 +427,9 @@ static bool lower_copy(struct lower *l)
 
 static bool lower_lea(struct lower *l)
 {
-    const ZydisDecodedOperand *op = &l->ops[1];
-    unsigned dest = gpr_number(l->ops[0].reg.value), width = l->in.opsize;
-    if (width == 2 || l->z.address_width == 16)
+    const ZydisDecodedOperand *op = &l->decoded.operands[1];
+    unsigned dest = gpr_number(l->decoded.operands[0].reg.value), width = l->in.opsize;
+    if (width == 2 || l->decoded.z.address_width == 16)
         return false;
     struct emit *e = &l->e;
     unsigned to = host_of[dest] == SPILLED ? S : host_of[dest];
@@ -442,7 +442,7 @@ static bool lower_lea(struct lower *l)
                              .index = op->mem.index == ZYDIS_REGISTER_NONE ? (uint8_t)H_NONE : host_of[l->in.index],
                              .scale = l->in.scale,
                              .disp = (int32_t)l->in.disp};
-        if (width == 4 || l->z.address_width == 32)
+        if (width == 4 || l->decoded.z.address_width == 32)
             emit_lea32(e, to, m);
         else
             emit_lea(e, to, m);
@@ -587,11 +587,11 @@ bool lower_fetch(struct lower *l, unsigned off)
 {
     enum code_mode mode = key_mode(l->piece->key);
     unsigned available = bytes_at(l, off, false);
-    if (decode_insn(l->v, mode, l->bytes, available, off, &l->in) != DECODE_OK) {
+    if (decode_insn_whole(l->v, mode, l->bytes, available, off, &l->in, &l->decoded) != DECODE_OK) {
         if (l->index != 0)
             return false;
         available = bytes_at(l, off, true);
-        if (l->second == NULL || decode_insn(l->v, mode, l->bytes, available, off, &l->in) != DECODE_OK ||
+        if (l->second == NULL || decode_insn_whole(l->v, mode, l->bytes, available, off, &l->in, &l->decoded) != DECODE_OK ||
             l->in.row == ROW_NONE)
             return false;
     }
@@ -601,14 +601,10 @@ bool lower_fetch(struct lower *l, unsigned off)
         l->next = (uint32_t)l->next;
     if (l->in.row == ROW_NONE)
         return true;
-    ZydisDecoder decoder;
-    decoder_init(&decoder, l->v, mode);
-    if (ZYAN_FAILED(ZydisDecoderDecodeFull(&decoder, l->bytes, available, &l->z, l->ops)))
-        return false;
-    insn_use_of(&l->z, l->ops, &l->use);
+    insn_use_of(&l->decoded.z, l->decoded.operands, &l->use);
     if (insn_rows[l->in.row].how == HOW_HOST && !l->use.x87 && !l->use.mmx) {
         l->use.vector = true; /* MXCSR counts, even where no vector register is named */
-        l->use.avx |= l->z.encoding == ZYDIS_INSTRUCTION_ENCODING_VEX;
+        l->use.avx |= l->decoded.z.encoding == ZYDIS_INSTRUCTION_ENCODING_VEX;
     }
     return true;
 }

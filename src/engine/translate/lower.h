@@ -30,8 +30,7 @@ struct lower {
 
     /* the instruction */
     struct insn in;
-    ZydisDecodedInstruction z;
-    ZydisDecodedOperand ops[ZYDIS_MAX_OPERAND_COUNT];
+    struct decoded decoded;
     struct insn_use use;
     uint8_t bytes[15];
     uint64_t rip, next;

@@ -68,7 +68,7 @@ static void go(struct lower *l, unsigned extension)
 static bool indirect_target(struct lower *l)
 {
     struct emit *e = &l->e;
-    const ZydisDecodedOperand *op = &l->ops[0];
+    const ZydisDecodedOperand *op = &l->decoded.operands[0];
     if (l->in.opsize != natural_size(l))
         return false;
     if (op->type == ZYDIS_OPERAND_TYPE_REGISTER) {
@@ -346,9 +346,9 @@ static bool lower_push(struct lower *l)
         break;
     }
     case OPERAND_MEM: {
-        if (!lower_memory_possible(l, &l->ops[0], natural_size(l), false))
+        if (!lower_memory_possible(l, &l->decoded.operands[0], natural_size(l), false))
             return false;
-        unsigned from = lower_address(l, &l->ops[0], natural_size(l), false);
+        unsigned from = lower_address(l, &l->decoded.operands[0], natural_size(l), false);
         if (l->narrow)
             emit_load32(e, T, MEM_INDEX(from, T, 0, 0));
         else

@@ -72,8 +72,7 @@ struct group {
 
 struct loop_insn {
     struct insn in;
-    ZydisDecodedInstruction z;
-    ZydisDecodedOperand ops[ZYDIS_MAX_OPERAND_COUNT];
+    struct decoded decoded;
     struct insn_use use;
     uint8_t bytes[15];
     uint64_t rip, next;
@@ -134,8 +133,7 @@ static struct exit_site *back_edge(const struct lower *l)
 static void insn_use_now(struct lower *l, const struct loop_insn *insn)
 {
     l->in = insn->in;
-    l->z = insn->z;
-    memcpy(l->ops, insn->ops, sizeof l->ops);
+    l->decoded = insn->decoded;
     l->use = insn->use;
     memcpy(l->bytes, insn->bytes, sizeof l->bytes);
     l->rip = insn->rip;
@@ -147,9 +145,9 @@ static void insn_use_now(struct lower *l, const struct loop_insn *insn)
 static uint16_t registers_named(const struct lower *l, const ZydisDecodedOperand *memory)
 {
     uint16_t named = l->use.gpr_read | l->use.gpr_written | l->use.gpr_explicit;
-    for (unsigned i = 0; i < l->z.operand_count; i++)
-        if (l->ops[i].type == ZYDIS_OPERAND_TYPE_MEMORY)
-            memory = &l->ops[i];
+    for (unsigned i = 0; i < l->decoded.z.operand_count; i++)
+        if (l->decoded.operands[i].type == ZYDIS_OPERAND_TYPE_MEMORY)
+            memory = &l->decoded.operands[i];
     if (memory != NULL && memory->mem.base != ZYDIS_REGISTER_NONE && l->in.base < 16)
         named |= (uint16_t)(1u << l->in.base);
     if (memory != NULL && memory->mem.index != ZYDIS_REGISTER_NONE && l->in.index < 16)
@@ -175,8 +173,8 @@ static bool step_of(const struct lower *l, unsigned guest, int64_t *by)
             *by = -*by;
         break;
     case ROW_LEA:
-        if (l->ops[1].mem.index != ZYDIS_REGISTER_NONE || l->ops[1].mem.base == ZYDIS_REGISTER_NONE ||
-            l->in.base != guest || l->z.address_width != (l->narrow ? 32 : 64))
+        if (l->decoded.operands[1].mem.index != ZYDIS_REGISTER_NONE || l->decoded.operands[1].mem.base == ZYDIS_REGISTER_NONE ||
+            l->in.base != guest || l->decoded.z.address_width != (l->narrow ? 32 : 64))
             return false;
         *by = l->in.disp;
         break;
@@ -231,8 +229,8 @@ static bool loop_decode(struct lower *l, struct loop *loop, unsigned count)
         l->form = form != NULL ? form->form : 0;
         if (!insn_fits(l, i + 1 == count))
             return false;
-        *insn = (struct loop_insn){.in = l->in, .z = l->z, .use = l->use, .rip = l->rip, .next = l->next, .form = l->form};
-        memcpy(insn->ops, l->ops, sizeof l->ops);
+        *insn = (struct loop_insn){
+            .in = l->in, .decoded = l->decoded, .use = l->use, .rip = l->rip, .next = l->next, .form = l->form};
         memcpy(insn->bytes, l->bytes, sizeof l->bytes);
         loop->used |= registers_named(l, NULL);
         note_steps(l, loop);
@@ -261,7 +259,7 @@ static bool step_is_plain(const struct step *step)
 /* The group that the current instruction's memory operand would be; false: none. */
 static bool group_describe(const struct lower *l, const struct loop *loop, const ZydisDecodedOperand *op, struct group *group)
 {
-    if (l->z.address_width != (l->narrow ? 32 : 64) || !lower_memory_possible(l, op, l->use.memory_size, l->use.memory_written) ||
+    if (l->decoded.z.address_width != (l->narrow ? 32 : 64) || !lower_memory_possible(l, op, l->use.memory_size, l->use.memory_written) ||
         lower_has_segment_base(l, op))
         return false;
     *group = (struct group){.base = GPR_COUNT, .index = GPR_COUNT, .stepping = GPR_COUNT, .low = l->in.disp, .uses = 1};

@@ -50,12 +50,12 @@ uint64_t lower_constant_address(const struct lower *l, const ZydisDecodedOperand
     uint64_t address = (uint64_t)l->in.disp;
     if (op->mem.base != ZYDIS_REGISTER_NONE)
         address = (l->rip & ~PAGE_OFFSET_MASK) + (uint64_t)l->in.disp;
-    return l->z.address_width == 64 ? address : (uint32_t)address;
+    return l->decoded.z.address_width == 64 ? address : (uint32_t)address;
 }
 
 bool lower_memory_possible(const struct lower *l, const ZydisDecodedOperand *op, unsigned size, bool written)
 {
-    if (l->z.address_width == 16 || size == 0 || size > 32 || (size & (size - 1)) != 0 || (l->form & FORM_CALL))
+    if (l->decoded.z.address_width == 16 || size == 0 || size > 32 || (size & (size - 1)) != 0 || (l->form & FORM_CALL))
         return false;
     if (l->narrow && op->mem.segment == ZYDIS_REGISTER_CS && (written || l->segments))
         return false;
@@ -76,7 +76,7 @@ unsigned lower_effective(struct lower *l, const ZydisDecodedOperand *op, unsigne
         emit_mov_imm(e, dest, lower_constant_address(l, op));
         return dest;
     }
-    bool wide = l->z.address_width == 64;
+    bool wide = l->decoded.z.address_width == 64;
     int32_t disp = (int32_t)l->in.disp;
     unsigned base = H_NONE, index = H_NONE;
     /* A base that decode.c has dropped is Zydis' mistake. */
@@ -177,8 +177,8 @@ static unsigned alignment_of_result(const struct lower *l)
     const struct insn *in = &l->in;
     unsigned dest = alignment_of_register(l, in->op_reg[0] / 8);
     if (in->row == ROW_LEA)
-        return lower_is_constant(&l->ops[1]) ? alignment_of_number(lower_constant_address(l, &l->ops[1]))
-                                       : alignment_of_sum(l, &l->ops[1], GPR_COUNT);
+        return lower_is_constant(&l->decoded.operands[1]) ? alignment_of_number(lower_constant_address(l, &l->decoded.operands[1]))
+                                       : alignment_of_sum(l, &l->decoded.operands[1], GPR_COUNT);
     unsigned other = 0;
     if (in->op_kind[1] == OPERAND_IMM)
         other = in->row == ROW_SHL ? (unsigned)in->imm & (in->opsize * 8 - 1u) : alignment_of_number(in->imm);

@@ -213,8 +213,7 @@ static void report_code(struct translate *t, unsigned count)
     struct verify *verify = t->verify;
     ZydisFormatter formatter;
     ZydisFormatterInit(&formatter, ZYDIS_FORMATTER_STYLE_INTEL);
-    ZydisDecoder decoder;
-    decoder_init(&decoder, v, v->code_mode);
+    const ZydisDecoder *decoder = decoder_of(v, v->code_mode);
     for (unsigned i = 0; i <= count && i <= verify->rehearsed; i++) {
         uint8_t bytes[INSN_MAX_BYTES];
         uint64_t rip = verify->steps[i].rip;
@@ -226,7 +225,7 @@ static void report_code(struct translate *t, unsigned count)
         ZydisDecodedInstruction z;
         ZydisDecodedOperand ops[ZYDIS_MAX_OPERAND_COUNT];
         char text[128] = "?", line[220];
-        if (ZYAN_SUCCESS(ZydisDecoderDecodeFull(&decoder, bytes, available, &z, ops)))
+        if (ZYAN_SUCCESS(ZydisDecoderDecodeFull(decoder, bytes, available, &z, ops)))
             ZydisFormatterFormatInstruction(&formatter, &z, ops, z.operand_count_visible, text, sizeof text, rip, NULL);
         snprintf(line, sizeof line, "  %s%016" PRIx64 "  %s", i == count ? "next " : "     ", rip, text);
         print_line(t, line);
