@@ -135,7 +135,7 @@ static void test_messages(void **state)
         {"--log loud", "--log: 'loud' is not one of off, warn, info, debug"},
         {"--stat=jsno", "--stat: 'jsno' is not text or json (did you mean 'json'?)"},
         {"--stat=json:", "--stat: a file name is missing behind the colon"},
-        {"-display sdl", "--display: only 'none' is possible"},
+        {"-display sdl", "--display: 'sdl' is not one of none, text, curses"},
         {"--shadow taged", "--shadow: 'taged' is not one of ondemand, tagged, proactive, single (did you mean 'tagged'?)"},
         {"--shadow", "--shadow needs a value: --shadow POLICY"},
         {"--heat", "--heat needs a value: --heat N"},
