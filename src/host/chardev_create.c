@@ -93,8 +93,8 @@ struct chardev *chardev_file_create(const char *path, bool append, const struct 
 
 /* --- specifications --- */
 
-enum kind { KIND_NULL, KIND_STDIO, KIND_FILE, KIND_UNIX, KIND_PTY, KIND_COUNT };
-static const char *const kind_names[KIND_COUNT] = {"null", "stdio", "file", "unix", "pty"};
+enum kind { KIND_NULL, KIND_STDIO, KIND_FILE, KIND_UNIX, KIND_TCP, KIND_PTY, KIND_COUNT };
+static const char *const kind_names[KIND_COUNT] = {"null", "stdio", "file", "unix", "tcp", "pty"};
 
 enum setting { SETTING_APPEND, SETTING_SERVER, SETTING_WAIT, SETTING_COUNT };
 static const char *const setting_names[SETTING_COUNT] = {"append", "server", "wait"};
@@ -103,6 +103,7 @@ static const char *const setting_names[SETTING_COUNT] = {"append", "server", "wa
 static const unsigned kind_settings[KIND_COUNT] = {
     [KIND_FILE] = 1u << SETTING_APPEND,
     [KIND_UNIX] = 1u << SETTING_SERVER | 1u << SETTING_WAIT,
+    [KIND_TCP] = 1u << SETTING_SERVER | 1u << SETTING_WAIT,
 };
 
 void chardev_warn(const struct chardev_env *env, const char *format, ...)
@@ -170,7 +171,7 @@ static bool parse_kind(const char *name, enum kind *kind, struct error *err)
         }
     }
     char tail[80];
-    return error_set(err, "'%s' is not one of stdio, null, file:PATH, unix:PATH, pty%s", name,
+    return error_set(err, "'%s' is not one of stdio, null, file:PATH, unix:PATH, tcp:HOST:PORT, pty%s", name,
                      suggest_tail(name, kind_names, KIND_COUNT, tail, sizeof tail));
 }
 
@@ -196,9 +197,9 @@ static bool parse(char *copy, struct specification *to, struct error *err)
     enum kind kind = KIND_NULL;
     if (!parse_kind(copy, &kind, err))
         return false;
-    bool wants_path = kind == KIND_FILE || kind == KIND_UNIX;
+    bool wants_path = kind == KIND_FILE || kind == KIND_UNIX || kind == KIND_TCP;
     if (wants_path && (path == NULL || *path == 0))
-        return error_set(err, "%s needs a path: %s:PATH", copy, copy);
+        return error_set(err, kind == KIND_TCP ? "%s needs an address: %s:HOST:PORT" : "%s needs a path: %s:PATH", copy, copy);
     if (!wants_path && has_path)
         return error_set(err, "%s takes nothing behind a colon", copy);
     *to = (struct specification){.kind = kind, .path = path, .values = {[SETTING_SERVER] = true}};
@@ -209,15 +210,30 @@ static bool parse(char *copy, struct specification *to, struct error *err)
     return true;
 }
 
+static bool is_socket(const struct specification *spec)
+{
+    return spec->kind == KIND_UNIX || spec->kind == KIND_TCP;
+}
+
+static bool parse_address(const struct specification *spec, struct socket_address *address, struct error *err)
+{
+    return spec->kind == KIND_TCP ? socket_address_tcp(spec->path, address, err)
+                                  : socket_address_file(spec->path, address, err);
+}
+
 static struct chardev *create_parsed(const struct specification *spec, const struct chardev_env *env, struct error *err)
 {
+    struct socket_address address;
     switch (spec->kind) {
     case KIND_STDIO:
         return chardev_stdio_create(env, err);
     case KIND_FILE:
         return chardev_file_create(spec->path, spec->values[SETTING_APPEND], env, err);
     case KIND_UNIX:
-        return chardev_unix_create(spec->path, spec->values[SETTING_SERVER], spec->values[SETTING_WAIT], env, err);
+    case KIND_TCP:
+        if (!parse_address(spec, &address, err))
+            return NULL;
+        return chardev_socket_create(&address, spec->values[SETTING_SERVER], spec->values[SETTING_WAIT], env, err);
     case KIND_PTY:
         return chardev_pty_create(env, err);
     default:
@@ -244,8 +260,11 @@ bool chardev_create_each(const char *spec, const struct chardev_env *env,
     struct specification parsed;
     bool ok = parse(copy, &parsed, err);
     *listener = NULL;
-    if (ok && parsed.kind == KIND_UNIX && parsed.values[SETTING_SERVER]) {
-        *listener = chardev_unix_listen(parsed.path, parsed.values[SETTING_WAIT], env, accepted, opaque, err);
+    struct socket_address address;
+    if (ok && is_socket(&parsed) && parsed.values[SETTING_SERVER]) {
+        ok = parse_address(&parsed, &address, err);
+        if (ok)
+            *listener = chardev_socket_listen(&address, parsed.values[SETTING_WAIT], env, accepted, opaque, err);
         ok = *listener != NULL;
     } else if (ok) {
         struct chardev *dev = create_parsed(&parsed, env, err);

@@ -5,6 +5,7 @@
  *   file:PATH[,append=on]     output to a file (truncated unless append=on), no input
  *   unix:PATH[,server=off][,wait=on]   a Unix socket: we listen (or, with server=off, connect); wait=on waits for the
  *                             first client before the machine starts; one client at a time
+ *   tcp:HOST:PORT[,server=off][,wait=on]   the same over TCP; no HOST is this host alone
  *   pty                       a new pseudo-terminal, whose name is announced
  *
  * In PATH a comma is written twice, as in QEMU.
@@ -37,7 +38,7 @@ struct chardev_env {
 /* From a specification as above. NULL with a message for a bad one, or when the host refuses. */
 struct chardev *chardev_create(const char *spec, const struct chardev_env *env, struct error *err);
 
-/* A backend for each of those who come: with unix:PATH as a server any number of clients at a time, each handed over to
+/* A backend for each of those who come: with unix:PATH or tcp:HOST:PORT as a server any number of clients at a time, each handed over to
  * `accepted`, which owns it from then on; `*listener` is then to be destroyed. Other specifications make one
  * backend, which is handed over before this returns, and `*listener` is NULL. False with a message. */
 struct chardev_listener;
