@@ -13,6 +13,7 @@
 #include "cli/boot_option.h"
 #include "engine/engine.h"
 #include "engine/trace.h"
+#include "gdb/gdb.h"
 #include "memory/memory.h"
 #include "mmu/shadow.h"
 
@@ -52,6 +53,7 @@ static const char *const trap_kernel_choices[] = {"direct", "translate", "interp
 static const char *const switch_choices[] = {"off", "on", NULL};
 static const char *const display_choices[] = {"none", "text", "curses", NULL};
 static const char *const vga_choices[] = {"std", "none", NULL};
+static const char *const gdb_arch_choices[] = {"auto", "i386", "x86-64", NULL};
 static const char *const clock_choices[] = {"host", "instructions", NULL};
 static const char *const log_choices[] = {"off", "warn", "info", "debug", NULL};
 static const char *const shadow_choices[] = {"ondemand", "tagged", "proactive", "single", NULL};
@@ -61,6 +63,7 @@ _Static_assert(TRAP_KERNEL_DIRECT == 0 && TRAP_KERNEL_TRANSLATE == 1 && TRAP_KER
                "numbers trap_kernel_choices");
 _Static_assert(DISPLAY_NONE == 0 && DISPLAY_TEXT == 1 && DISPLAY_CURSES == 2, "numbers display_choices");
 _Static_assert(VGA_STD == 0 && VGA_NONE == 1, "numbers vga_choices");
+_Static_assert(GDB_ARCH_AUTO == 0 && GDB_ARCH_I386 == 1 && GDB_ARCH_X86_64 == 2, "numbers gdb_arch_choices");
 _Static_assert(CLOCK_HOST == 0 && CLOCK_INSTRUCTIONS == 1, "numbers clock_choices");
 _Static_assert(LOG_OFF == 0 && LOG_WARN == 1 && LOG_INFO == 2 && LOG_DEBUG == 3, "numbers log_choices");
 _Static_assert(sizeof(enum clock_kind) == sizeof(int) && sizeof(enum log_level) == sizeof(int), "stored as int");
@@ -109,6 +112,12 @@ static const struct option_row rows[] = {
     {"virtio-console", 0, OPTION_TEXT, FIELD(virtio_console), "TO", NULL,
      "a virtio console, hvc0 for Linux, that goes where --serial could"},
     {"virtio-rng", 0, OPTION_FLAG, FIELD(virtio_rng), NULL, NULL, "a virtio entropy device"},
+    {"gdb", 0, OPTION_TEXT, FIELD(gdb), "TO", NULL,
+     "where gdb's `target remote` finds the machine: none (the\ndefault), tcp:127.0.0.1:1234, unix:PATH, stdio"},
+    {"s", 0, OPTION_FLAG, FIELD(gdb_here), NULL, NULL, NULL},
+    {"gdb-arch", 0, OPTION_CHOICE, FIELD(gdb_arch), "ARCH", gdb_arch_choices,
+     "which registers gdb is told of: auto (the default), i386,\nx86-64"},
+    {"stopped", 'S', OPTION_FLAG, FIELD(held), NULL, NULL, "do not begin until gdb or the monitor says `continue`"},
     {"kaslr", 0, OPTION_FLAG, FIELD(kaslr), NULL, NULL,
      "enter a bzImage through its own decompressor, which\nrandomises its address (slower)"},
     {"no-reboot", 0, OPTION_FLAG, FIELD(no_reboot), NULL, NULL, "end when the guest resets the machine"},
@@ -411,6 +420,7 @@ bool run_options_parse(struct run_options *options, int argc, char **argv, struc
         .engine = "auto",
         .debugcon = "null",
         .monitor = "none",
+        .gdb = "none",
         .ram_size = RAM_DEFAULT,
         .cpus = 1,
         .shadow = SHADOW_PROACTIVE,

@@ -18,7 +18,7 @@ enum vga_choice { VGA_STD, VGA_NONE };
 
 /* Strings point into argv, or into `drives`. */
 struct run_options {
-    const char *engine, *kernel, *firmware, *initrd, *append, *cpu, *serial, *debugcon, *monitor, *trace, *symbols;
+    const char *engine, *kernel, *firmware, *initrd, *append, *cpu, *serial, *debugcon, *monitor, *trace, *symbols, *gdb;
     uint64_t ram_size;   /* bytes */
     uint64_t timeout_ns; /* 0: none */
     uint64_t trace_size; /* bytes, at most */
@@ -39,6 +39,8 @@ struct run_options {
     const char *virtio_console; /* NULL: none */
     bool virtio_rng;
     struct drive_list drives; /* to be freed: drives_free(), also when parsing failed */
+    int gdb_arch;          /* enum gdb_arch */
+    bool gdb_here, held;   /* -s, -S */
 };
 
 /* Parses what follows `ring3 run`. False with a message of one line. With `help` set nothing is checked for

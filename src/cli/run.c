@@ -27,6 +27,7 @@
 #include "engine/report.h"
 #include "engine/stats.h"
 #include "engine/trace.h"
+#include "gdb/gdb.h"
 #include "host/chardev_create.h"
 #include "host/clock.h"
 #include "host/loop.h"
@@ -52,6 +53,8 @@ struct run {
     FILE *late_log;
     struct monitor *monitor;
     struct chardev_listener *monitor_listener;
+    struct gdb *gdb;
+    struct chardev_listener *gdb_listener;
     struct stats *stats;
     FILE *stat_file;
     struct trace *trace;
@@ -247,6 +250,30 @@ static bool run_create_monitor(struct run *run, struct error *err)
            error_prefix(err, "--monitor");
 }
 
+#define GDB_HERE "tcp:127.0.0.1:1234"
+
+/* Where --gdb says; and what --stopped means. */
+static bool run_create_gdb(struct run *run, struct error *err)
+{
+    const struct run_options *o = &run->options;
+    const char *to = o->gdb_here && strcmp(o->gdb, "none") == 0 ? GDB_HERE : o->gdb;
+    bool wanted = strcmp(to, "none") != 0;
+    if (o->held && !wanted && strcmp(o->monitor, "none") == 0 && chardev_second(run->serial) == NULL)
+        return error_set(err, "--stopped: nobody could let the machine begin: give --gdb or --monitor, too");
+    if (o->held)
+        vm_hold(run->vm);
+    if (!wanted)
+        return true;
+    if (strcmp(to, "stdio") == 0 && (strcmp(o->serial, "stdio") == 0 || strcmp(o->monitor, "stdio") == 0))
+        return error_set(err, "--gdb: standard input and output are used already: give --serial or --monitor another place");
+    const struct gdb_config config = {
+        .vm = run->vm, .loop = run->loop, .monitor = run->monitor, .arch = (enum gdb_arch)o->gdb_arch};
+    struct chardev_env env = {.loop = run->loop, .label = "gdb", .quit = run_quit, .announce = run_announce,
+                              .warn = run_warn, .opaque = run};
+    run->gdb = gdb_create(&config);
+    return chardev_create_each(to, &env, gdb_accept, run->gdb, &run->gdb_listener, err) || error_prefix(err, "--gdb");
+}
+
 /* An engine that was asked for by name although it would not have been chosen. */
 static void run_warn_engine(struct run *run)
 {
@@ -320,13 +347,15 @@ static bool run_create(struct run *run, struct error *err)
     };
     run_warn_engine(run);
     run->vm = vm_create(&config, err);
-    return run->vm != NULL && run_create_display(run, err) && run_create_monitor(run, err);
+    return run->vm != NULL && run_create_display(run, err) && run_create_monitor(run, err) && run_create_gdb(run, err);
 }
 
 /* Everything that lives on the host goes back; what the guest still had to say is flushed. */
-static bool run_destroy(struct run *run, struct error *err)
+static bool run_destroy(struct run *run, int status, struct error *err)
 {
     bool ok = true;
+    chardev_listener_destroy(run->gdb_listener);
+    gdb_destroy(run->gdb, status);
     chardev_listener_destroy(run->monitor_listener);
     monitor_destroy(run->monitor);
     display_destroy(run->display);
@@ -452,7 +481,7 @@ static int run_all(struct run *run)
         status = run_machine(run, &err);
         failed = status == STATUS_INTERNAL;
     }
-    bool tidy = run_destroy(run, &late);
+    bool tidy = run_destroy(run, status, &late);
     if (run->late_log != NULL) {
         fclose(run->late_log);
         fwrite(run->late, 1, run->late_size, stderr);

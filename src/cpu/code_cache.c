@@ -317,8 +317,9 @@ static unsigned bytes_decoded(const struct insn *in, unsigned available)
     return in->row == ROW_NONE || in->len > available ? available : in->len;
 }
 
-/* Decodes straight-line code from `off` until it ends, leaves the page, or meets what is decoded already. Returns the
- * record number, or 0 if the first instruction spans into the next page. */
+/* Decodes straight-line code from `off` until it ends, leaves the page, meets what is decoded already or where a debugger
+ * may want to stop. Returns the record number, or 0 if the first instruction belongs to no run: it spans into the next page,
+ * or is such a place. */
 static uint32_t decode_run(struct vcpu *v, struct code_page *page, unsigned off)
 {
     struct code_cache *cache = v->code;
@@ -327,7 +328,7 @@ static uint32_t decode_run(struct vcpu *v, struct code_page *page, unsigned off)
     for (unsigned n = 0;; n++) {
         struct insn *in = &cache->arena[cache->used];
         unsigned available = 0;
-        bool stop = n == RUN_MAX || off >= PAGE_SIZE || index_get(page, off) != 0;
+        bool stop = n == RUN_MAX || off >= PAGE_SIZE || index_get(page, off) != 0 || points_at_offset(v->points, off);
         if (!stop) {
             /* A copy: another thread's device may be writing there, and what is decoded is looked at more than once. */
             uint8_t bytes[INSN_MAX_BYTES];
@@ -398,7 +399,8 @@ static bool can_fetch(struct vcpu *v, gva_t gva)
     return gva_canonical(gva) && walk_page_tables(v, gva, ACCESS_FETCH | access_current(v), false, &walk, &error);
 }
 
-/* An instruction that no run holds: it spans pages, lies in device space, or ends near the limit of CS. */
+/* An instruction that no run holds: it spans pages, lies in device space, ends near the limit of CS, or has a debugger's
+ * attention. */
 static const struct insn *lookup_apart(struct vcpu *v, gva_t gva)
 {
     if (is_full(v))
@@ -514,6 +516,18 @@ void code_link(struct vcpu *v, const struct insn *branch, const struct insn *tar
      * another page the next time. */
     if (in_arena(v->code, branch) && in_arena(v->code, target))
         v->code->arena[branch - v->code->arena].target = target;
+}
+
+void code_cache_interrupt(struct vcpu *v)
+{
+    if (v->run_start == NULL || !in_arena(v->code, v->in))
+        return; /* it is left anyhow */
+    gva_t gva = v->regs[GPR_PAGE] + v->in->off;
+    if (v->code_mode != CODE_64)
+        gva = (uint32_t)(gva + v->seg[SEG_CS].base);
+    const struct itlb_entry *entry = &v->itlb[gva >> PAGE_SHIFT & (ITLB_SIZE - 1)];
+    check(entry->tag == itlb_tag(v, gva)); /* code runs from there */
+    page_discard(v, entry->page);
 }
 
 static bool keeps_target(const struct insn *in)

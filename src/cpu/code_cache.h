@@ -52,6 +52,9 @@ void code_cache_note_written(struct vcpu *v, uint64_t gpfn);
 void code_cache_release(struct vcpu *v, uint64_t gpfn);
 void code_cache_take_written(struct vcpu *v);
 
+/* In the middle of an instruction: straight-line code is left behind it, as if the next one had been written. */
+void code_cache_interrupt(struct vcpu *v);
+
 /* Discards everything. Not while a record is running. */
 void code_cache_reset(struct vcpu *v);
 

@@ -32,6 +32,7 @@
 #include "cpu/exit.h"
 #include "cpu/fault.h"
 #include "cpu/fpu.h"
+#include "cpu/points.h"
 
 struct memory;
 struct insn;
@@ -313,6 +314,12 @@ struct vcpu {
     struct fault fault_chain[3]; /* of a triple fault, in order */
     unsigned fault_chain_length;
     uint64_t shutdown_rip;
+
+    /* --- a debugger (cpu/points.h) --- */
+    const struct points *points; /* where it wants to stop; NULL: nowhere */
+    struct point_hit hit;        /* where it has stopped: who runs the vCPU takes it when the engine has returned */
+    bool single;                 /* exactly one instruction is being executed, points or not */
+    uint32_t pending_held;       /* PENDING_* bits that wait until that is done */
 
     /* --- surroundings --- */
     const struct cpu_model *model;

@@ -30,6 +30,7 @@ void events_unwind(struct vcpu *v)
 void events_deliver_fault(struct vcpu *v)
 {
     struct fault fault = v->fault;
+    v->hit.kind = HIT_NONE; /* the instruction has not made its access after all */
     v->instructions++; /* so that guest time goes on, when it is counted in instructions, while a guest only faults */
     v->shadow = 0;
     v->dr6_pending = 0;
@@ -84,7 +85,7 @@ static void take_sipi(struct vcpu *v)
 
 bool events_take_pending(struct vcpu *v)
 {
-    uint32_t pending = atomic_load_explicit(&v->pending, memory_order_acquire);
+    uint32_t pending = atomic_load_explicit(&v->pending, memory_order_acquire) & ~v->pending_held;
     if (pending & (PENDING_STOP | PENDING_RESET))
         return false;
     if (pending & PENDING_FLUSH) {
@@ -180,6 +181,10 @@ void events_step_with_care(struct vcpu *v)
         uint64_t dr6 = v->dr6_pending;
         v->dr6_pending = 0;
         deliver_debug(v, dr6, true);
+        return;
+    }
+    if (unlikely(v->points != NULL) && points_here(v)) {
+        points_stop_here(v);
         return;
     }
     uint64_t breakpoints = v->rflags_rest & FLAG_RF ? 0 : instruction_breakpoints(v);

@@ -11,6 +11,7 @@
 #define RING3_ENGINE_EVENTS_H
 
 #include "cpu/insn.h"
+#include "cpu/points.h"
 #include "cpu/vcpu.h"
 
 /* After a fault has unwound to the engine: makes the state that of the faulting instruction's start and delivers it, which
@@ -27,13 +28,14 @@ static inline bool events_must_take_pending(const struct vcpu *v)
 {
     uint32_t pending = atomic_load(&v->pending);
     return unlikely(pending != 0) &&
-           (pending & ~((v->rflags_rest & FLAG_IF) && !v->hypercall.held ? 0 : PENDING_INTR)) != 0;
+           (pending & ~((v->rflags_rest & FLAG_IF) && !v->hypercall.held ? 0 : PENDING_INTR) & ~v->pending_held) != 0;
 }
 
 /* The next instruction has to go through events_step_with_care(). */
 static inline bool events_need_care(const struct vcpu *v)
 {
-    return v->stepping || v->shadow != 0 || (v->rflags_rest & FLAG_RF) || v->dr6_pending != 0;
+    return v->stepping || v->shadow != 0 || (v->rflags_rest & FLAG_RF) || v->dr6_pending != 0 ||
+           (unlikely(v->points != NULL) && points_here(v));
 }
 
 /* One instruction with all debugging facilities. RF, cleared here before the instruction, is in any case set in the flags

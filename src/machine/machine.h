@@ -12,6 +12,7 @@
 #include "base/error.h"
 #include "base/log.h"
 #include "base/types.h"
+#include "cpu/points.h"
 #include "machine/drive.h"
 #include "machine/boot_choice.h"
 #include "machine/nic.h"
@@ -111,6 +112,37 @@ bool vm_is_paused(const struct vm *vm);
  * engine in its place, if it cannot run this machine here. */
 const char *vm_engine(const struct vm *vm);
 bool vm_set_engine(struct vm *vm, const char *name, struct error *err);
+
+/* The user's stop: one for all who steer the machine. Whoever wants it to go on ends it. */
+void vm_hold(struct vm *vm);
+void vm_go(struct vm *vm);
+bool vm_is_held(const struct vm *vm);
+
+/* A debugger: at most one. It is told when the machine has been held, by itself or by anybody else, in the loop; it may then
+ * look at and change processors, memory and points until it has the machine resumed. */
+enum vm_held_by {
+    VM_HELD_BY_USER,
+    VM_HELD_BY_STEP,  /* of processor `cpu`: its one instruction is done */
+    VM_HELD_BY_POINT, /* processor `cpu` has come to `point` */
+};
+struct vm_held {
+    enum vm_held_by by;
+    unsigned cpu;
+    struct point point;
+};
+struct vm_debugger {
+    void (*held)(void *opaque, const struct vm_held *held);
+    void *opaque;
+};
+/* NULL: it leaves, and its points with it; a machine that is held stays so. */
+void vm_debug_attach(struct vm *vm, const struct vm_debugger *debugger);
+/* Where it wants to stop: what is changed here while the machine is held takes effect when it goes on. */
+struct points *vm_debug_points(struct vm *vm);
+struct vcpu *vm_debug_vcpu(struct vm *vm, unsigned index);
+/* Ends the hold. Each processor goes on, executes one instruction (during which the PENDING_* bits `step_holds` have to
+ * wait, unless it is halted), or stays as it is until the next time. Guest time passes. */
+enum vm_action { VM_GO, VM_STEP, VM_STAY };
+void vm_debug_resume(struct vm *vm, const enum vm_action actions[MACHINE_CPUS_MAX], uint32_t step_holds);
 
 /* What is behind it: for the user's hands (machine/pc.h), and how many processors there are. */
 struct pc *vm_pc(const struct vm *vm);

@@ -79,13 +79,25 @@ void vm_wait_outside(struct vm *vm)
         pthread_cond_wait(&vm->outside, &vm->lock);
 }
 
-void vm_pause(struct vm *vm)
+void vm_pause_begin(struct vm *vm)
 {
     vm->pauses++;
     if (vm->standing)
         return;
     vm_raise_all(vm, PENDING_STOP);
     vm_wake_all(vm); /* halted processors of a repeatable run may be skipping time */
+}
+
+void vm_pause(struct vm *vm)
+{
+    vm_pause_begin(vm);
+    vm_pause_complete(vm);
+}
+
+void vm_pause_complete(struct vm *vm)
+{
+    if (vm->standing)
+        return;
     vm_wait_outside(vm);
     vm->paused_ns = clock_monotonic_ns();
     vm->standing = true;

@@ -2,6 +2,7 @@
  *
  *   vm.c          creation, what the board asks for, the engine, counters
  *   vm_clock.c    guest time, and pauses, in which it stands still
+ *   vm_debug.c    the user's stop, and debuggers
  *   vm_run.c      threads: vCPUs, their turns, the event loop; resets and the end
  *
  * Everything under the device lock unless a comment says otherwise.
@@ -28,6 +29,9 @@ struct vm_cpu {
     bool running;        /* `thread` runs, and executes or waits */
     pthread_cond_t wake; /* it waits here while halted */
     uint64_t halted_since_ns; /* host time, while it does; 0: it does not */
+    enum vm_action action;    /* what a debugger wants of it */
+    struct vm_held event;     /* ... and has to be told, if `has_event` */
+    bool has_event;
 };
 
 struct vm {
@@ -64,6 +68,11 @@ struct vm {
     unsigned pauses;     /* vm_pause() without vm_resume() */
     uint64_t paused_ns;  /* host time at which guest time stopped, while it stands still */
     bool standing;       /* ... which it does */
+    bool held;           /* one of the pauses is the user's stop */
+    bool hold_untold;    /* ... which the loop's thread has yet to complete, and the debugger to hear of */
+    const struct vm_debugger *debugger;
+    uint32_t step_holds;
+    struct points points, applied; /* as the debugger wants them, and as vCPUs know them */
     pthread_cond_t outside; /* who waits for vCPUs to leave the engine */
     struct hot *hot;     /* where all vCPUs were, as of the last vm_stats(); NULL: nobody asks */
     struct stats past;   /* what engines that are not attached any more have counted */
@@ -90,7 +99,19 @@ uint64_t vm_next_host_ns(const struct vm *vm);
 void vm_earliest_changed(void *vm);
 /* The time that the processor has been halted up to now is counted. */
 void vm_halted_account(struct vm_cpu *cpu);
+/* vm_pause() in two parts: the first by any thread, the second by the loop's. */
+void vm_pause_begin(struct vm *vm);
+void vm_pause_complete(struct vm *vm);
 /* Until no vCPU is in the engine; the lock is given away meanwhile. */
 void vm_wait_outside(struct vm *vm);
+
+/* ---- vm_debug.c ---- */
+/* On the vCPU's thread: it has come to a point (v->hit), or has executed its one instruction. */
+void vm_debug_hit(struct vm_cpu *cpu);
+void vm_debug_stepped(struct vm_cpu *cpu);
+/* On the loop's thread: completes a hold that a vCPU has begun. */
+void vm_debug_tell(struct vm *vm);
+/* It has something to execute, and may. */
+bool vm_cpu_may_run(const struct vm_cpu *cpu);
 
 #endif

@@ -121,6 +121,8 @@ static void run_engine(struct vm_cpu *cpu, uint64_t until)
     pthread_mutex_lock(&vm->lock);
     vm->inside--;
     pthread_cond_broadcast(&vm->outside);
+    if (unlikely(v->hit.kind != HIT_NONE))
+        vm_debug_hit(cpu);
     if (v->failed != NULL && !vm->failed) {
         error_set(&vm->error, "%s", v->failed);
         vm->failed = true;
@@ -131,6 +133,28 @@ static void run_engine(struct vm_cpu *cpu, uint64_t until)
     } else if (v->activity == ACTIVITY_SHUTDOWN && !vm->reset_requested) {
         take_shutdown(vm, v);
     }
+}
+
+/* The same for one instruction, which a halted processor executes when it is woken. */
+static void run_step(struct vm_cpu *cpu)
+{
+    struct vcpu *v = cpu->vcpu;
+    uint64_t before = v->instructions;
+    v->single = true;
+    v->pending_held = v->activity == ACTIVITY_RUNNING ? cpu->vm->step_holds : 0;
+    run_engine(cpu, before + 1);
+    v->single = false;
+    v->pending_held = 0;
+    if (v->instructions != before)
+        vm_debug_stepped(cpu);
+}
+
+/* Until a debugger, or the end, wants something else. */
+static void wait_staying(struct vm_cpu *cpu)
+{
+    struct vm *vm = cpu->vm;
+    while (cpu->action == VM_STAY && vm->pauses == 0 && !vm->ended && !vm->reset_requested)
+        pthread_cond_wait(&cpu->wake, &vm->lock);
 }
 
 /* Lets the halted processor wait for an event. With the lock; returns when it can go on, or the run has ended. */
@@ -156,8 +180,12 @@ static void *cpu_thread(void *opaque)
             take_reset(cpu);
         else if (vm->pauses > 0)
             wait_paused(cpu);
+        else if (unlikely(cpu->action == VM_STAY))
+            wait_staying(cpu);
         else if (!vcpu_runnable(cpu->vcpu))
             wait_halted(cpu);
+        else if (unlikely(cpu->action == VM_STEP))
+            run_step(cpu);
         else
             run_engine(cpu, UINT64_MAX);
     }
@@ -198,11 +226,11 @@ static uint64_t turn_length(struct vm *vm)
 static struct vm_cpu *take_turn(struct vm *vm)
 {
     const struct vcpu *v = vm->vcpus[vm->turn];
-    if (vcpu_runnable(v) && v->instructions < vm->turn_until)
+    if (vm_cpu_may_run(&vm->cpus[vm->turn]) && v->instructions < vm->turn_until)
         return &vm->cpus[vm->turn];
     for (unsigned n = 1; n <= vm->cpu_count; n++) {
         unsigned i = (vm->turn + n) % vm->cpu_count;
-        if (!vcpu_runnable(vm->vcpus[i]))
+        if (!vm_cpu_may_run(&vm->cpus[i]))
             continue;
         vm->turn = i;
         vm->turn_until = vm->vcpus[i]->instructions + turn_length(vm);
@@ -214,7 +242,7 @@ static struct vm_cpu *take_turn(struct vm *vm)
 static bool any_runnable(const struct vm *vm)
 {
     for (unsigned i = 0; i < vm->cpu_count; i++)
-        if (vcpu_runnable(vm->vcpus[i]))
+        if (vm_cpu_may_run(&vm->cpus[i]))
             return true;
     return false;
 }
@@ -280,7 +308,10 @@ static void *turns_thread(void *opaque)
         }
         check_set_context(postmortem_context, cpu->vcpu);
         vm->entered_ns = vm_exact_now_ns(vm);
-        run_engine(cpu, run_until(vm));
+        if (unlikely(cpu->action == VM_STEP))
+            run_step(cpu);
+        else
+            run_engine(cpu, run_until(vm));
     }
     pthread_mutex_unlock(&vm->lock);
     check_set_context(NULL, NULL);
@@ -293,6 +324,7 @@ static void run_loop_once(struct vm *vm)
 {
     loop_run_once(vm->config.loop, &vm->lock);
     pthread_mutex_lock(&vm->lock);
+    vm_debug_tell(vm);
     int reason = atomic_load(&vm->stop_reason);
     if (reason != 0)
         vm_end(vm, VM_END_STOPPED, reason);

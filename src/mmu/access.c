@@ -89,7 +89,8 @@ gpa_t mmu_translate_walk(struct vcpu *v, gva_t gva, unsigned flags, struct walk 
     if (walk->size > PAGE_SIZE)
         note_large(v, gva, walk->size);
     struct tlb *tlb = tlb_for(v, flags);
-    if (tlb == &v->tlbs[TLB_NONE] || (page->kind != PAGE_RAM && page->kind != PAGE_ROM) || (flags & ACCESS_FETCH))
+    if (tlb == &v->tlbs[TLB_NONE] || (page->kind != PAGE_RAM && page->kind != PAGE_ROM) || (flags & ACCESS_FETCH) ||
+        (unlikely(v->points != NULL) && points_watch_page(v->points, gva)))
         return walk->gpa;
     if (v->mmu_shadow != NULL)
         shadow_filled(v, (enum tlb_kind)(tlb - v->tlbs), gva, walk, page);
@@ -141,7 +142,7 @@ bool mmu_peek(struct vcpu *v, gva_t gva, gpa_t *gpa)
     return true;
 }
 
-/* ---- data breakpoints and alignment: only reached while v->tlb is TLB_NONE ---- */
+/* ---- the guest's data breakpoints and alignment: only reached while v->tlb is TLB_NONE ---- */
 
 static void check_data_breakpoints(struct vcpu *v, gva_t gva, unsigned size, unsigned flags)
 {
@@ -276,10 +277,18 @@ static void span_translate(struct vcpu *v, gva_t gva, unsigned size, unsigned fl
     check_data_breakpoints(v, gva, size, flags);
 }
 
+/* What a debugger watches. */
+static void check_points(struct vcpu *v, gva_t gva, unsigned size, unsigned flags)
+{
+    if (unlikely(v->points != NULL) && !(flags & (ACCESS_IMPLICIT | ACCESS_FETCH)))
+        points_check_data(v, gva, size, flags & ACCESS_WRITE);
+}
+
 void access_read_bytes(struct vcpu *v, gva_t gva, void *buffer, unsigned size, unsigned flags)
 {
     struct span span;
     span_translate(v, gva, size, flags, &span);
+    check_points(v, gva, size, flags);
     page_read(v, span.gpa[0], &span.page[0], buffer, span.size[0]);
     if (span.size[1] != 0)
         page_read(v, span.gpa[1], &span.page[1], (uint8_t *)buffer + span.size[0], span.size[1]);
@@ -289,6 +298,7 @@ void access_write_bytes(struct vcpu *v, gva_t gva, const void *buffer, unsigned 
 {
     struct span span;
     span_translate(v, gva, size, flags | ACCESS_WRITE, &span);
+    check_points(v, gva, size, flags | ACCESS_WRITE);
     page_write(v, span.gpa[0], &span.page[0], buffer, span.size[0]);
     if (span.size[1] != 0)
         page_write(v, span.gpa[1], &span.page[1], (const uint8_t *)buffer + span.size[0], span.size[1]);
@@ -376,6 +386,8 @@ void *rmw_begin_slow(struct vcpu *v, gva_t gva, unsigned size)
 {
     struct span span;
     span_translate(v, gva, size, flags_of_running(v) | ACCESS_WRITE, &span);
+    check_points(v, gva, size, 0);
+    check_points(v, gva, size, ACCESS_WRITE);
     void *direct = rmw_direct(v, &span);
     if (direct != NULL && span.size[1] == 0 && crew_may_write(v, span.page[0].flags))
         return direct;

@@ -209,7 +209,8 @@ static bool fill(struct shadow *s, enum tlb_kind kind, gva_t gva, const struct w
 {
     struct vcpu *v = s->v;
     bool wide = v->code_mode == CODE_64;
-    if (page->kind != PAGE_RAM || (!wide && gva >> PAGE_SHIFT >= NARROW_USED))
+    if (page->kind != PAGE_RAM || (!wide && gva >> PAGE_SHIFT >= NARROW_USED) ||
+        (unlikely(v->points != NULL) && points_watch_page(v->points, gva)))
         return false;
     struct record record = shadow_record(v, gva, wide, walk, page);
     shadow_note_large(s, gva, walk);

@@ -14,16 +14,12 @@
 
 void call_stop(struct call *call)
 {
-    if (!call->monitor->stopped)
-        vm_pause(call->vm);
-    call->monitor->stopped = true;
+    vm_hold(call->vm);
 }
 
 void call_cont(struct call *call)
 {
-    if (call->monitor->stopped)
-        vm_resume(call->vm);
-    call->monitor->stopped = false;
+    vm_go(call->vm);
 }
 
 void call_quit(struct call *call)
@@ -111,7 +107,7 @@ static void print_json(struct call *call, const struct stats *stats)
     fprintf(call->out,
             "{\"engine\": \"%s\", \"paused\": %s, \"cpus\": %u, \"user_ns\": %" PRIu64 ", \"system_ns\": %" PRIu64
             ", \"stats\": ",
-            vm_engine(call->vm), call->monitor->stopped ? "true" : "false", vm_vcpu_count(call->vm),
+            vm_engine(call->vm), vm_is_held(call->vm) ? "true" : "false", vm_vcpu_count(call->vm),
             time_ns(usage.ru_utime), time_ns(usage.ru_stime));
     if (!stats_print_json(stats, vm_vcpu(call->vm, 0)->memory, call->out, &err))
         call_fail(call, "%s", err.message);

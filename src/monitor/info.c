@@ -21,7 +21,7 @@ static void info_version(struct call *call)
 
 static void info_status(struct call *call)
 {
-    fprintf(call->out, "VM status: %s\n", call->monitor->stopped ? "paused" : "running");
+    fprintf(call->out, "VM status: %s\n", vm_is_held(call->vm) ? "paused" : "running");
 }
 
 static void info_mtree(struct call *call)

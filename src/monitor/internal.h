@@ -15,7 +15,6 @@ struct monitor {
     struct monitor_config config;
     struct session *sessions;
     struct timer reaper;  /* destroys sessions that have ended, outside their callbacks */
-    bool stopped;         /* by `stop` */
     unsigned cpu;         /* that commands are about */
     unsigned keys[KEYS_HELD_MAX], key_count; /* that sendkey holds down */
     struct timer keys_up;

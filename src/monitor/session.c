@@ -247,8 +247,7 @@ void monitor_destroy(struct monitor *monitor)
         return;
     timer_disarm(&monitor->reaper);
     timer_disarm(&monitor->keys_up);
-    if (monitor->stopped)
-        vm_resume(monitor->config.vm);
+    vm_go(monitor->config.vm);
     for (struct session *s = monitor->sessions, *next; s != NULL; s = next) {
         next = s->next;
         session_destroy(s);

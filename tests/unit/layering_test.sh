@@ -26,7 +26,8 @@ declare -A may=(
     [boot]="base memory cpu"
     [machine]="base memory cpu mmu engine device host boot"
     [monitor]="base memory cpu mmu engine host machine"
-    [cli]="base memory cpu mmu engine device host boot machine monitor"
+    [gdb]="base memory cpu mmu host machine monitor"
+    [cli]="base memory cpu mmu engine device host boot machine monitor gdb"
 )
 for directory in src/*/; do
     room=$(basename "$directory")

@@ -193,6 +193,9 @@ bool kvm_exit_handle(struct kvm *k, struct vcpu *v)
     case KVM_EXIT_SET_TPR:
     case KVM_EXIT_INTR:
         return true;
+    case KVM_EXIT_DEBUG:
+        kvm_debug_exit(k, v);
+        return true;
     case KVM_EXIT_SHUTDOWN:
         return shutdown_exit(v);
     case KVM_EXIT_INTERNAL_ERROR:

@@ -83,6 +83,9 @@ struct kvm {
     bool slots_known;
     unsigned slots_max;
     struct kvm_slot slots[KVM_SLOTS_MAX];
+    struct kvm_guest_debug debug;    /* what the processor watches for a debugger */
+    struct point debug_points[4];    /* ... by its debug registers */
+    bool asked_for_data, watches_data; /* whether it does that for data */
     struct stats_kvm stats;
 };
 
@@ -151,6 +154,14 @@ void kvm_tsc_set(struct kvm *k, struct vcpu *v);
 /* Makes the kernel's slots what the memory map says. What finds no slot is left out: it comes back as MMIO, which is
  * slow and right. */
 void kvm_slots_update(struct kvm *k, struct vcpu *v);
+
+/* ---- debug.c ---- */
+
+/* Has the processor watch the debugger's points. False: they are too many for it, or the guest uses its debug registers
+ * itself, and the interpreter has to. With the state here. */
+bool kvm_debug_update(struct kvm *k, const struct vcpu *v);
+/* The processor has stopped at one of them. */
+void kvm_debug_exit(struct kvm *k, struct vcpu *v);
 
 /* ---- exits.c ---- */
 

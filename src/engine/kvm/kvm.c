@@ -14,7 +14,7 @@
  * got anywhere, the stretch doubles, so that a back end which cannot execute a whole mode costs little more than the
  *     interpreter alone;
  *   - everything while A20 masks addresses, which no processor has any more;
- *   - debug traps that wait for the end of an instruction;
+ *   - debug traps that wait for the end of an instruction, and what a debugger watches beyond four debug registers;
  *   - runs to an exact count, which the hardware cannot stop at: a debugger's single steps.
  *
  * Not used: the kernel's interrupt controllers and clocks, its paravirtual features (all of them are ours, through the
@@ -365,7 +365,7 @@ static void run(struct vcpu *v, uint64_t until)
         kvm_slots_update(k, v);
         if (until != UINT64_MAX)
             interpret(k, v, until);
-        else if (must_interpret(v))
+        else if (must_interpret(v) || !kvm_debug_update(k, v))
             interpret(k, v, v->instructions + EVENTS_RUN_MAX);
         else if (!kvm_give(k, v))
             interpret_stretch(k, v);

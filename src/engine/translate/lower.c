@@ -582,10 +582,13 @@ static unsigned bytes_at(struct lower *l, unsigned off, bool spanning)
     return INSN_MAX_BYTES;
 }
 
-/* Decodes the instruction at `off`; false if it cannot be part of a block. One that spans pages is a block of its own. */
+/* Decodes the instruction at `off`; false if it cannot be part of a block: a debugger wants to stop there. One that spans
+ * pages is a block of its own. */
 bool lower_fetch(struct lower *l, unsigned off)
 {
     enum code_mode mode = key_mode(l->piece->key);
+    if (points_at(l->v->points, l->piece->vpage << PAGE_SHIFT | off))
+        return false;
     unsigned available = bytes_at(l, off, false);
     if (decode_insn_whole(l->v, mode, l->bytes, available, off, &l->in, &l->decoded) != DECODE_OK) {
         if (l->index != 0)

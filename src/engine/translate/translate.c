@@ -314,6 +314,10 @@ static bool run_block(struct translate *t)
 
 static void run(struct vcpu *v, uint64_t until)
 {
+    if (v->single) { /* a debugger's step: not worth forgetting all blocks for */
+        engine_interpret.run(v, until);
+        return;
+    }
     struct translate *t = translate_of(v);
     bool counted = until != UINT64_MAX || t->verify != NULL;
     if (t->counted != counted) {

@@ -117,6 +117,8 @@ static void registers_take(struct vcpu *v, const struct sandbox_regs *r)
 static void carry_out(struct trap *t)
 {
     struct vcpu *v = t->v;
+    if (unlikely(v->points != NULL) && points_here(v))
+        return; /* control has just come to a page that is not mapped because a debugger wants to stop in it */
     const struct insn *in = code_lookup_single(v);
     if (t->vector_owner != NULL && vector_is_used_by(in))
         vector_fetch(t);

@@ -554,9 +554,10 @@ static bool run_enter(struct trap *t, struct space *s, const struct run *run)
 static bool sibling_find(struct trap *t, struct space *s, gva_t gva, const struct walk *walk, int distance,
                          struct run *found)
 {
+    const struct vcpu *v = t->v;
     gva_t to = gva + (int64_t)distance * PAGE_SIZE;
     struct walk sibling;
-    if (!sandboxes_can_map(t->family, to) || page_find(t, s, to >> PAGE_SHIFT) != NULL ||
+    if (!sandboxes_can_map(t->family, to) || page_find(t, s, to >> PAGE_SHIFT) != NULL || points_watch_page(v->points, to) ||
         !walk_sibling(t->v, gva, walk, distance, &sibling))
         return false;
     struct page_backing backing = memory_page(t->v->memory, sibling.gpa);
@@ -616,7 +617,8 @@ bool space_fill(struct trap *t, struct space *s, gva_t gva)
     struct vcpu *v = t->v;
     struct walk walk;
     uint32_t error;
-    if (!sandboxes_can_map(t->family, gva) || !walk_page_tables(v, gva, access_current(v), false, &walk, &error))
+    if (!sandboxes_can_map(t->family, gva) || points_watch_page(v->points, gva) ||
+        !walk_page_tables(v, gva, access_current(v), false, &walk, &error))
         return false;
     struct page_backing backing = memory_page(v->memory, walk.gpa);
     if (backing.kind != PAGE_RAM)
@@ -650,8 +652,8 @@ bool space_fill_code(struct trap *t, struct space *s, gva_t gva, bool entry)
     struct walk walk;
     uint32_t error;
     uint64_t at = space_code_page(s, gva);
-    if (!sandboxes_can_map(t->family, at << PAGE_SHIFT) ||
-        !walk_page_tables(v, gva, ACCESS_FETCH | access_current(v), false, &walk, &error))
+    if (!sandboxes_can_map(t->family, at << PAGE_SHIFT) || points_in_code_page(v->points, gva) ||
+        points_watch_page(v->points, gva) || !walk_page_tables(v, gva, ACCESS_FETCH | access_current(v), false, &walk, &error))
         return false;
     struct page_backing backing = memory_page(v->memory, walk.gpa);
     if (backing.kind != PAGE_RAM || (*backing.flags & PAGE_DEVICE))

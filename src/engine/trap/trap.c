@@ -2,7 +2,7 @@
  *
  * Not direct: real mode, virtual-8086 mode and 16-bit code; segments that are not flat; single-stepping, breakpoints
  * and interrupt shadows (engine/events.h); pages that the host cannot map (below its lowest address, device memory and
- * ROM); the kernels of 64-bit guests, whose addresses belong to the host's kernel; and, if the user says so, all
+ * ROM), and pages with a debugger's points (cpu/points.h); the kernels of 64-bit guests, whose addresses belong to the host's kernel; and, if the user says so, all
  * kernels: then guest kernels are translated, or interpreted, and guest programs run directly, as VMware's first
  * monitor did it.
  *
