@@ -92,6 +92,15 @@ static bool bios_data_load(struct load *load, struct error *err)
     memcpy(bda, &com1, 2);
     memcpy(bda + 0x0e, &(uint16_t){LOAD_EBDA >> 4}, 2);
     memcpy(bda + 0x13, &(uint16_t){LOAD_EBDA / KiB}, 2);
+    if (load->request->vga_text) {
+        bda[0x49] = 3; /* the mode, its columns, bytes, rows less one, lines of a character; the CRT controller's port */
+        memcpy(bda + 0x4a, &(uint16_t){80}, 2);
+        memcpy(bda + 0x4c, &(uint16_t){0x1000}, 2);
+        memcpy(bda + 0x60, &(uint16_t){0x0d0e}, 2);
+        memcpy(bda + 0x63, &(uint16_t){0x3d4}, 2);
+        bda[0x84] = 24;
+        memcpy(bda + 0x85, &(uint16_t){16}, 2);
+    }
     const uint8_t ebda[LOAD_EBDA_SIZE] = {LOAD_EBDA_SIZE / KiB};
     return firmware_write(load, LOAD_EBDA, ebda, sizeof ebda, err);
 }

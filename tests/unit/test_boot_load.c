@@ -229,6 +229,11 @@ static void test_direct_64(void **state)
     assert_int_equal(peek(m, 0xf0000, 8), 0x2052545020445352); /* "RSD PTR " */
     assert_int_equal(peek(m, 0x400, 2), 0x3f8);
     assert_int_equal(peek(m, 0x413, 2), 639);
+    assert_int_equal(peek(m, 0x449, 1), 3); /* text mode 3: 80 columns, 25 rows of 16 lines, CRT controller at 3D4h */
+    assert_int_equal(peek(m, 0x44a, 2), 80);
+    assert_int_equal(peek(m, 0x463, 2), 0x3d4);
+    assert_int_equal(peek(m, 0x484, 1), 24);
+    assert_int_equal(peek(m, 0x485, 2), 16);
     machine_free(m);
 }
 
