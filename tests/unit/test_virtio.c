@@ -127,12 +127,11 @@ static void test_function(void **state)
         assert_int_equal(driver_config_get(d, at + 8, 4), expected[i].offset);
         assert_int_equal(driver_config_get(d, at + 12, 4), expected[i].length);
     }
-    unsigned port = find_capability(d, 9, 2, 0), memory = find_capability(d, 9, 2, port);
-    assert_int_equal(driver_config_get(d, port + 4, 1), 2);
-    assert_int_equal(driver_config_get(d, port + 16, 4), 0);
-    assert_int_equal(driver_config_get(d, memory + 4, 1), 4);
-    assert_int_equal(driver_config_get(d, memory + 8, 4), 0x3000);
-    assert_int_equal(driver_config_get(d, memory + 16, 4), 4);
+    unsigned notify = find_capability(d, 9, 2, 0);
+    assert_int_equal(driver_config_get(d, notify + 4, 1), 4);
+    assert_int_equal(driver_config_get(d, notify + 8, 4), 0x3000);
+    assert_int_equal(driver_config_get(d, notify + 12, 4), 8);
+    assert_int_equal(driver_config_get(d, notify + 16, 4), 4);
     assert_int_equal(driver_get(d, COMMON_NUM_QUEUES, 2), 2);
 }
 
@@ -279,11 +278,12 @@ static void test_request_and_pin(void **state)
     assert_int_equal(driver_get(d, AT_ISR, 1), 0);
     driver_put16(d, d->queue[0].avail, 1); /* no interrupts, please */
     driver_offer(d, 0, 0);
-    memory_port_write(d->memory, DRIVER_PORT, 2, 0); /* the other doorbell */
+    driver_notify(d, 0);
     assert_int_equal(driver_used(d, 0), 2);
     assert_false(driver_pin(d)->level);
     driver_offer(d, 0, 0);
-    memory_port_write(d->memory, DRIVER_PORT, 2, 77); /* of no queue */
+    driver_set(d, AT_NOTIFY, 2, 77); /* of no queue */
+    driver_set(d, AT_NOTIFY, 1, 0);  /* half a notification */
     assert_int_equal(driver_used(d, 0), 2);
 }
 

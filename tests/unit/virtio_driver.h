@@ -15,7 +15,6 @@
 #define DRIVER_SLOT 3u
 #define DRIVER_MSIX_GPA 0xe0000000u
 #define DRIVER_GPA 0xe0010000u
-#define DRIVER_PORT 0xc000u
 #define DRIVER_RINGS 0x100000u
 #define DRIVER_BUFFERS 0x200000u
 #define DRIVER_MESSAGES 64u
@@ -120,9 +119,8 @@ static inline void driver_config_set(struct driver *driver, unsigned offset, uns
 static inline void driver_map(struct driver *driver)
 {
     driver_config_set(driver, PCI_BAR0 + 4, 4, DRIVER_MSIX_GPA);
-    driver_config_set(driver, PCI_BAR0 + 8, 4, DRIVER_PORT);
     driver_config_set(driver, PCI_BAR0 + 16, 4, DRIVER_GPA);
-    driver_config_set(driver, PCI_COMMAND, 2, PCI_COMMAND_IO | PCI_COMMAND_MEMORY | PCI_COMMAND_MASTER);
+    driver_config_set(driver, PCI_COMMAND, 2, PCI_COMMAND_MEMORY | PCI_COMMAND_MASTER);
 }
 
 static inline uint64_t driver_get(struct driver *driver, unsigned offset, unsigned size)

@@ -44,8 +44,8 @@ struct virtio {
     struct msix *msix;
     const struct virtio_ops *ops;
     void *dev;
-    struct io_ops io, doorbell_io; /* named after the device */
-    uint64_t features;             /* offered */
+    struct io_ops io;  /* named after the device */
+    uint64_t features; /* offered */
     unsigned window;               /* the PCI access capability */
     unsigned queue_count, config_size;
     uint16_t queue_size;

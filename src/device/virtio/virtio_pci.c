@@ -7,9 +7,8 @@
  *     2000h  device configuration     bytes that belong to the device type
  *     3000h  notifications            four bytes a queue
  *
- * Base address 2 is a range of four ports for notifications, too, which is named first: a port write is the cheaper exit on all
- * engines (decision 027). The value that is written says which queue. Base address 1 belongs to MSI-X, with a vector for each
- * queue and one for configuration changes. The PCI access capability reaches the range of base address 4 through configuration
+ * The value that is written says which queue is meant. Base address 1 belongs to MSI-X, with a vector for each queue and one for
+ * configuration changes. The PCI access capability reaches the range of base address 4 through configuration
  * space, for firmware that runs in real mode.
  *
  * Registers of the common configuration can be accessed with any size that lies in it: a read assembles all fields and cuts out
@@ -47,9 +46,7 @@
 #define ISR_CONFIG 0x2
 
 #define BAR_MSIX 1
-#define BAR_DOORBELL 2
 #define BAR_STRUCTURES 4
-#define DOORBELL_SIZE 4u
 #define AT_COMMON 0x0000u
 #define AT_ISR 0x1000u
 #define AT_DEVICE 0x2000u
@@ -205,12 +202,6 @@ static void doorbell(struct virtio *virtio, uint64_t value)
     unsigned index = value & 0xffff;
     if (index < virtio->queue_count)
         queue_notified(&virtio->queues[index]);
-}
-
-static void doorbell_write(void *dev, uint64_t offset, unsigned size, uint64_t value)
-{
-    if (offset == 0)
-        doorbell(dev, value);
 }
 
 /* ---- status and features ---- */
@@ -519,10 +510,8 @@ static void add_structures(struct virtio *virtio)
 {
     struct pci_function *function = virtio->function;
     uint8_t *writable = pci_config_writable(function);
-    pci_set_bar(function, BAR_DOORBELL, PCI_BAR_IO, false, DOORBELL_SIZE, &virtio->doorbell_io, virtio);
     pci_set_bar(function, BAR_STRUCTURES, PCI_BAR_MEMORY, false, STRUCTURES_SIZE, &virtio->io, virtio);
     add_capability(virtio, CAP_TYPE_COMMON, BAR_STRUCTURES, AT_COMMON, COMMON_SIZE);
-    add_capability(virtio, CAP_TYPE_NOTIFY, BAR_DOORBELL, 0, DOORBELL_SIZE); /* its multiplier is 0 */
     unsigned notify = add_capability(virtio, CAP_TYPE_NOTIFY, BAR_STRUCTURES, AT_NOTIFY,
                                      virtio->queue_count * NOTIFY_MULTIPLIER);
     pci_config_set32(function, notify + CAP_NOTIFY_MULTIPLIER, NOTIFY_MULTIPLIER);
@@ -575,7 +564,6 @@ struct virtio *virtio_create(const struct virtio_bus *bus, const struct virtio_d
     virtio->ops = desc->ops;
     virtio->dev = dev;
     virtio->io = (struct io_ops){.read = structures_read, .write = structures_write, .name = desc->ops->name};
-    virtio->doorbell_io = (struct io_ops){.write = doorbell_write, .name = desc->ops->name};
     virtio->features = desc->features | 1ull << VIRTIO_F_INDIRECT_DESC | 1ull << VIRTIO_F_EVENT_IDX |
                        1ull << VIRTIO_F_VERSION_1;
     virtio->queue_count = desc->queues;
