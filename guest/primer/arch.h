@@ -54,6 +54,7 @@ static inline bool frame_is_user(const struct frame *f)
 #define PTE_P 0x1ul
 #define PTE_W 0x2ul
 #define PTE_U 0x4ul
+#define PTE_UNCACHED 0x10ul
 #define PTE_COPY 0x200ul /* free for the system: shared by fork(), to be copied when it is written */
 #define PTE_ADDRESS 0xfffff000ul
 
@@ -75,6 +76,13 @@ static inline void out8(uint16_t port, uint8_t value)
 static inline void out16(uint16_t port, uint16_t value)
 {
     __asm__ volatile("outw %0, %1" ::"a"(value), "Nd"(port));
+}
+
+static inline uint16_t in16(uint16_t port)
+{
+    uint16_t value;
+    __asm__ volatile("inw %1, %0" : "=a"(value) : "Nd"(port));
+    return value;
 }
 
 static inline uint8_t in8(uint16_t port)
@@ -130,6 +138,12 @@ extern const uint8_t vector_stubs[]; /* VECTOR_STUB_SIZE bytes for each vector *
 /* Pushes what a C function must preserve, stores the stack pointer to *save, continues on the stack `load`. */
 void context_switch(word *save, word load);
 /* Where a new process begins: a struct frame is on its stack. */
+#ifdef WHOLE_PC
+extern const char process_begin[];
+#define PROCESS_BEGIN process_begin
+#else
 extern const char trap_return[];
+#define PROCESS_BEGIN trap_return
+#endif
 
 #endif

@@ -110,6 +110,7 @@ start:
 .bss
 .balign 4096
 #ifdef __x86_64__
+.globl boot_pml4
 boot_pml4:
     .skip 4096
 boot_pdpt:

@@ -83,6 +83,14 @@ trap_return:
 trap_iret:
     iret
 
+#ifdef WHOLE_PC
+/* Where a new process begins: with the kernel's lock, like everybody whom schedule() has gone to. */
+.globl process_begin
+process_begin:
+    call kernel_unlock
+    jmp trap_return
+#endif
+
 /* void context_switch(word *save, word load) */
 .globl context_switch
 context_switch:

@@ -76,6 +76,13 @@ trap_return:
 trap_iret:
     iretq
 
+#ifdef WHOLE_PC
+.globl process_begin
+process_begin:
+    call kernel_unlock
+    jmp trap_return
+#endif
+
 /* void context_switch(word *save, word load) */
 .globl context_switch
 context_switch:

@@ -54,7 +54,7 @@ static uint8_t *page_make(word root, word gva, bool writable)
 
 static bool segment_load(word root, const struct file *file, const struct elf_segment *s)
 {
-    word size = (word)(file->end - file->bytes);
+    word size = file_size(file);
     if (s->memory_size == 0)
         return true;
     if (s->offset > size || s->file_size > size - s->offset || s->file_size > s->memory_size ||
@@ -67,9 +67,9 @@ static bool segment_load(word root, const struct file *file, const struct elf_se
             return false;
         if (some > s->memory_size - done)
             some = s->memory_size - done;
-        if (done < s->file_size)
-            memcpy(page + in_page, file->bytes + s->offset + done,
-                   some < s->file_size - done ? some : s->file_size - done);
+        if (done < s->file_size && !file_copy(file, s->offset + done, page + in_page,
+                                              some < s->file_size - done ? some : s->file_size - done))
+            return false;
         done += some;
     }
     return true;
@@ -77,17 +77,17 @@ static bool segment_load(word root, const struct file *file, const struct elf_se
 
 static bool program_load(word root, const struct file *file, word *entry)
 {
-    const struct elf_header *elf = (const struct elf_header *)file->bytes;
-    word size = (word)(file->end - file->bytes);
-    if (size < sizeof(*elf) || memcmp(elf->ident, ELF_MAGIC, 4) != 0 || elf->ident[4] != ELF_CLASS ||
-        elf->segment_size != sizeof(struct elf_segment) || elf->segments > size ||
-        elf->segment_count > (size - elf->segments) / sizeof(struct elf_segment))
+    struct elf_header elf;
+    if (!file_copy(file, 0, &elf, sizeof(elf)) || memcmp(elf.ident, ELF_MAGIC, 4) != 0 || elf.ident[4] != ELF_CLASS ||
+        elf.segment_size != sizeof(struct elf_segment))
         return false;
-    const struct elf_segment *segments = (const struct elf_segment *)(file->bytes + elf->segments);
-    for (unsigned i = 0; i < elf->segment_count; i++)
-        if (segments[i].type == PT_LOAD && !segment_load(root, file, &segments[i]))
+    for (unsigned i = 0; i < elf.segment_count; i++) {
+        struct elf_segment segment;
+        if (!file_copy(file, elf.segments + i * sizeof(segment), &segment, sizeof(segment)) ||
+            (segment.type == PT_LOAD && !segment_load(root, file, &segment)))
             return false;
-    *entry = elf->entry;
+    }
+    *entry = elf.entry;
     return true;
 }
 
@@ -100,7 +100,7 @@ bool exec(const char *command, struct frame *f)
     memcpy(name, command, length);
     name[length] = 0;
     const struct file *file = file_find(name);
-    if (file == NULL || file->bytes == NULL)
+    if (file == NULL || !file_is_bytes(file))
         return false;
 
     word root = space_create(), entry;
@@ -122,7 +122,7 @@ bool exec(const char *command, struct frame *f)
     word old = current->root;
     current->root = root;
     entries_commit_switch(root);
-    if (old != 0)
+    if (old != 0 && old != kernel_root)
         space_destroy(old);
     memset(f, 0, sizeof(*f));
     f->ip = entry;

@@ -7,6 +7,7 @@
 #define FILE_NAME(name) QUOTE(name.32)
 #endif
 
+#ifndef WHOLE_PC /* which has them on its disk */
 .section .rodata
 #define PROGRAM(name) \
     .globl program_##name, program_##name##_end; \
@@ -14,4 +15,5 @@
     program_##name: .incbin FILE_NAME(name); \
     program_##name##_end:
 #include "programs.def"
+#endif
 .section .note.GNU-stack, "", @progbits

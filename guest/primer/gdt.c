@@ -29,7 +29,7 @@
 #define ACCESS(byte) ((byte##ull) << 40)
 #define TSS_AVAILABLE ACCESS(0x89)
 
-uint64_t gdt[7] = {
+uint64_t gdt[SEL_TSS / 8 + PROCESSOR_MAX * SEL_TSS_STEP / 8] = {
     [SEL_KCODE / 8] = CODE_FLAGS | ACCESS(0x9a) | LIMIT_LOW,
     [SEL_KDATA / 8] = DATA_FLAGS | ACCESS(0x92) | LIMIT_LOW,
     [SEL_UCODE / 8] = CODE_FLAGS | ACCESS(0xfa) | LIMIT_LOW,
@@ -53,30 +53,32 @@ static struct {
     uint16_t port_bitmap_offset;
     uint8_t port_bitmap[PORT_BITMAP_BYTES]; /* a bit that is set forbids */
     uint8_t end;                            /* ones: the processor looks at two bytes */
-} __attribute__((packed)) tss;
+} __attribute__((packed)) tsses[PROCESSOR_MAX];
 #ifdef __x86_64__
-_Static_assert(offsetof(__typeof__(tss), port_bitmap) == 104, "SDM vol. 3, figure 8-11");
+_Static_assert(offsetof(__typeof__(tsses[0]), port_bitmap) == 104, "SDM vol. 3, figure 8-11");
 #else
-_Static_assert(offsetof(__typeof__(tss), port_bitmap) == 104, "SDM vol. 3, figure 8-2");
+_Static_assert(offsetof(__typeof__(tsses[0]), port_bitmap) == 104, "SDM vol. 3, figure 8-2");
 #endif
 
-void gdt_init(void)
+void gdt_init(unsigned processor)
 {
-    memset(tss.port_bitmap, 0xff, sizeof(tss.port_bitmap));
-    tss.port_bitmap[PORT_MARK / 8] &= (uint8_t)~(1u << PORT_MARK % 8);
-    tss.end = 0xff;
-    tss.port_bitmap_offset = offsetof(__typeof__(tss), port_bitmap);
+    __typeof__(&tsses[0]) tss = &tsses[processor];
+    unsigned selector = SEL_TSS + processor * SEL_TSS_STEP;
+    memset(tss->port_bitmap, 0xff, sizeof(tss->port_bitmap));
+    tss->port_bitmap[PORT_MARK / 8] &= (uint8_t)~(1u << PORT_MARK % 8);
+    tss->end = 0xff;
+    tss->port_bitmap_offset = offsetof(__typeof__(tsses[0]), port_bitmap);
 #ifndef __x86_64__
-    tss.ss0 = SEL_KDATA;
+    tss->ss0 = SEL_KDATA;
 #endif
-    uint64_t base = (word)&tss;
-    gdt[SEL_TSS / 8] =
-        TSS_AVAILABLE | (sizeof(tss) - 1) | (base & 0xffffff) << 16 | (base >> 24 & 0xff) << 56; /* limit in bytes */
-    gdt[SEL_TSS / 8 + 1] = base >> 32;
-    __asm__ volatile("ltr %w0" ::"r"(SEL_TSS));
+    uint64_t base = (word)tss;
+    gdt[selector / 8] =
+        TSS_AVAILABLE | (sizeof(*tss) - 1) | (base & 0xffffff) << 16 | (base >> 24 & 0xff) << 56; /* limit in bytes */
+    gdt[selector / 8 + 1] = base >> 32;
+    __asm__ volatile("ltr %w0" ::"r"(selector));
 }
 
 void kernel_stack_set(word top)
 {
-    TSS_STACK(tss) = top;
+    TSS_STACK(tsses[processor_number()]) = top;
 }

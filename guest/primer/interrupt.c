@@ -19,6 +19,9 @@
 #define ICW4_8086 0x01u
 #define OCW2_EOI 0x20u
 
+#ifdef WHOLE_PC
+static bool taken_over;
+#endif
 static uint16_t mask = 0xffff & ~(1u << ICW3_CASCADE);
 
 static void mask_write(void)
@@ -42,17 +45,43 @@ void interrupt_init(void)
 
 void interrupt_enable(enum irq irq)
 {
+#ifdef WHOLE_PC
+    if (taken_over) {
+        apic_enable(irq);
+        return;
+    }
+#endif
     mask &= (uint16_t)~(1u << irq);
     mask_write();
 }
+
+#ifdef WHOLE_PC
+/* The timer's line stays behind: each processor has a timer of its own now. */
+void interrupt_take_over(void)
+{
+    taken_over = true;
+    for (unsigned irq = IRQ_TIMER + 1; irq < 16; irq++)
+        if (irq != ICW3_CASCADE && !(mask & 1u << irq))
+            apic_enable((enum irq)irq);
+    mask = 0xffff;
+    mask_write();
+}
+#endif
 
 /* The controllers are told first, so that what a handler makes the device do is seen as a new interrupt; nothing can come
  * in before the IRET. */
 void interrupt(unsigned irq)
 {
-    if (irq >= 8)
-        out8(PIC2_COMMAND, OCW2_EOI);
-    out8(PIC1_COMMAND, OCW2_EOI);
+#ifdef WHOLE_PC
+    if (taken_over)
+        apic_eoi();
+    else
+#endif
+    {
+        if (irq >= 8)
+            out8(PIC2_COMMAND, OCW2_EOI);
+        out8(PIC1_COMMAND, OCW2_EOI);
+    }
     switch (irq) {
     case IRQ_TIMER:
         timer_tick();
@@ -63,6 +92,11 @@ void interrupt(unsigned irq)
     case IRQ_SERIAL:
         serial_interrupt();
         break;
+#ifdef WHOLE_PC
+    case IRQ_DISK:
+        disk_interrupt();
+        break;
+#endif
     default: /* a line that went away before it could be asked for: nothing to do */
         break;
     }

@@ -74,7 +74,13 @@ static const char *first_command(void)
 void main(word magic, word info)
 {
     word end = loader_ask((uint32_t)magic, info);
-    gdt_init();
+#ifdef WHOLE_PC
+    processors_find();
+#endif
+    gdt_init(0);
+#ifdef WHOLE_PC
+    kernel_lock();
+#endif
     trap_init();
     interrupt_init();
     serial_init();
@@ -84,6 +90,14 @@ void main(word magic, word info)
     paging_init();
     keyboard_init();
     timer_init();
+#ifdef WHOLE_PC
+    processors_start();
+    if (!disk_init() || !volume_mount())
+        panic("there is no volume on the first IDE disk");
+    print("primer, %d-bit, %u processor%s, %u KiB of disk: %u pages free\n", BITS, processor_count,
+          processor_count == 1 ? "" : "s", disk_sectors() / 2, pages_free());
+#else
     print("primer, %d-bit%s: %u pages free\n", BITS, SYSCALL_KEEPS_IF ? ", paravirtual" : "", pages_free());
+#endif
     process_start(first_command());
 }

@@ -5,6 +5,8 @@
  *     1000000h (16 MiB)    the program, its data, and its stack at the end
  *     1400000h (20 MiB)    not mapped
  *
+ * (In the build for a whole PC the registers of the APICs are in two pages below 10000h.)
+ *
  * Each process has tables of its own, but the lower part of all is the same: the lowest tables of the kernel's part are
  * made once and entered in every tree. So a system call or an interrupt need not change address spaces, and the U bit
  * keeps programs out. (A classical monitor cannot leave it at that: its guest's kernel runs in user mode, too. It keeps
@@ -53,6 +55,16 @@ void paging_init(void)
     kernel_root = page_alloc();
     for (word page = KERNEL_BASE; page < KERNEL_END; page += PAGE)
         entry_set(entry_at(kernel_root, page, 0, true), page | PTE_P | PTE_W);
+#ifdef WHOLE_PC
+    for (word page = 0; page < KERNEL_BASE; page += PAGE)
+        if (apic_gpa(page) != 0)
+            entry_set(entry_at(kernel_root, page, 0, true), apic_gpa(page) | PTE_P | PTE_W | PTE_UNCACHED);
+#endif
+    paging_load();
+}
+
+void paging_load(void)
+{
     entries_commit_switch(kernel_root);
     cr0_write(cr0_read() | CR0_PG | CR0_WP | CR0_EM); /* and no floating point: nobody would save its registers */
 }

@@ -11,7 +11,9 @@
 #include "privileged.h"
 
 struct process processes[PROCESS_MAX];
+#ifndef WHOLE_PC
 struct process *current;
+#endif
 static int last_pid;
 
 static struct process *process_find(int pid)
@@ -35,7 +37,7 @@ static struct process *process_add(struct frame **frame)
     word top = (word)p->kernel_stack + KERNEL_STACK_SIZE;
     *frame = (struct frame *)(top - sizeof(struct frame));
     word *stack = (word *)*frame;
-    *--stack = (word)trap_return;
+    *--stack = (word)PROCESS_BEGIN;
     for (unsigned i = 0; i < SWITCH_REGISTERS; i++)
         *--stack = 0;
     p->stack_pointer = (word)stack;
@@ -47,6 +49,11 @@ void process_start(const char *command)
     struct frame *f;
     current = process_add(&f);
     current->state = PROCESS_READY;
+#ifdef WHOLE_PC
+    current->runs_on = processor_here();
+    current->root = kernel_root;
+#endif
+    word start = current->stack_pointer; /* a program from a disk is waited for, and what is here saved in its place */
     current->files[STDIN].file = current->files[STDOUT].file = file_find("console");
     current->files[SCREEN].file = file_find("screen");
     memset(f, 0, sizeof(*f));
@@ -56,7 +63,7 @@ void process_start(const char *command)
     }
     word nowhere;
     kernel_stack_set((word)current->kernel_stack + KERNEL_STACK_SIZE);
-    context_switch(&nowhere, current->stack_pointer);
+    context_switch(&nowhere, start);
 }
 
 int process_fork(const struct frame *f)
@@ -74,11 +81,17 @@ int process_fork(const struct frame *f)
     memcpy(child->files, current->files, sizeof(child->files));
     child->parent = current->pid;
     child->state = PROCESS_READY;
+    processors_wake();
     return child->pid;
 }
 
 void process_exit(int status)
 {
+#ifdef WHOLE_PC
+    for (unsigned i = 0; i < FILE_MAX; i++)
+        if (current->files[i].file != NULL && current->files[i].file->entry != NULL)
+            volume_close(current->files[i].file->entry);
+#endif
     interrupts_off();
     if (current->pid == 1)
         power_off(status);
@@ -132,6 +145,7 @@ int process_kill(int pid)
     if (p->state == PROCESS_WAITING) {
         p->state = PROCESS_READY;
         schedule_wanted = true;
+        processors_wake();
     }
     return 0;
 }

@@ -9,33 +9,64 @@
  * another. The process to run next was once in the middle of this same function. If it is the one that runs already,
  * nothing happens at all.
  *
- * When nobody can run, the processor waits for an interrupt, still in the context of whoever came last. */
+ * When nobody can run, the processor waits for an interrupt, still in the context of whoever came last; in the build for a
+ * whole PC, in a context of its own (processors.c), since whoever came last may run on another processor next. */
 #include "kernel.h"
 #include "privileged.h"
 
+#ifndef WHOLE_PC
 bool schedule_wanted;
+#endif
 
 /* The next one after the current that can run; the current one if it is the only one. */
 static struct process *process_next(void)
 {
+#ifdef WHOLE_PC
+    static unsigned last; /* whose turn it was */
+    unsigned at = last;
+    if (current != idle_here())
+        last = at = (unsigned)(current - processes);
+#else
     unsigned at = (unsigned)(current - processes);
+#endif
     for (unsigned i = 1; i <= PROCESS_MAX; i++) {
         struct process *p = &processes[(at + i) % PROCESS_MAX];
+#ifdef WHOLE_PC
+        if (p->runs_on != NULL && p != current)
+            continue; /* it has its processor */
+#endif
         if (p->state == PROCESS_READY)
             return p;
     }
     return NULL;
 }
 
+/* Who runs next. With one processor it waits here until there is somebody; with several each has a process for waiting. */
+static struct process *process_choose(void)
+{
+    struct process *next = process_next();
+#ifdef WHOLE_PC
+    return next != NULL ? next : idle_here();
+#else
+    while (next == NULL) {
+        interrupts_idle();
+        next = process_next();
+    }
+    return next;
+#endif
+}
+
 void schedule(void)
 {
     word flags = interrupts_save();
-    struct process *next;
-    while ((next = process_next()) == NULL)
-        interrupts_idle();
+    struct process *next = process_choose();
     schedule_wanted = false;
     if (next != current) {
         struct process *last = current;
+#ifdef WHOLE_PC
+        last->runs_on = NULL;
+        next->runs_on = processor_here();
+#endif
         current = next;
         kernel_stack_set((word)next->kernel_stack + KERNEL_STACK_SIZE);
         entries_commit_switch(next->root);
@@ -62,5 +93,6 @@ void wake(const void *what)
         if (p->state == PROCESS_WAITING && p->waits_for == what) {
             p->state = PROCESS_READY;
             schedule_wanted = true;
+            processors_wake();
         }
 }

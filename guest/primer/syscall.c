@@ -37,13 +37,9 @@ static word sys_write(struct frame *f)
     return open != NULL && user_may_read(f->cx, f->dx) ? file_write(open, (const char *)f->cx, f->dx) : ERROR;
 }
 
-static word sys_open(struct frame *f)
+static word file_open(const struct file *file)
 {
-    char name[NAME_SIZE];
-    if (!user_string(f->bx, name, sizeof(name)))
-        return ERROR;
-    const struct file *file = file_find(name);
-    for (unsigned n = 0; file != NULL && n < FILE_MAX; n++)
+    for (unsigned n = 0; n < FILE_MAX; n++)
         if (current->files[n].file == NULL) {
             current->files[n] = (struct open_file){.file = file};
             return n;
@@ -51,11 +47,44 @@ static word sys_open(struct frame *f)
     return ERROR;
 }
 
+static word sys_open(struct frame *f)
+{
+    char name[NAME_SIZE];
+    if (!user_string(f->bx, name, sizeof(name)))
+        return ERROR;
+    const struct file *file = file_find(name);
+    return file != NULL ? file_open(file) : ERROR;
+}
+
+#ifdef WHOLE_PC
+static word sys_create(struct frame *f)
+{
+    char name[NAME_SIZE];
+    if (!user_string(f->bx, name, sizeof(name)))
+        return ERROR;
+    const struct file *file = file_find(name);
+    if (file != NULL && file->entry == NULL)
+        return ERROR; /* not one of the disk's */
+    file = volume_create(name);
+    return file != NULL ? file_open(file) : ERROR;
+}
+
+static word sys_remove(struct frame *f)
+{
+    char name[NAME_SIZE];
+    return user_string(f->bx, name, sizeof(name)) && volume_remove(name) ? 0 : ERROR;
+}
+#endif
+
 static word sys_close(struct frame *f)
 {
     struct open_file *open = file_at(f->bx);
     if (open == NULL)
         return ERROR;
+#ifdef WHOLE_PC
+    if (open->file->entry != NULL)
+        volume_close(open->file->entry);
+#endif
     open->file = NULL;
     return 0;
 }
@@ -121,6 +150,10 @@ static const struct {
     [SYS_SLEEP] = {sys_sleep, false},
     [SYS_TIME] = {sys_time, false},
     [SYS_YIELD] = {sys_yield, false},
+#ifdef WHOLE_PC
+    [SYS_CREATE] = {sys_create, false},
+    [SYS_REMOVE] = {sys_remove, false},
+#endif
 };
 
 void syscall(struct frame *f)

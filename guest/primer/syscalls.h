@@ -16,6 +16,8 @@
 #define SYS_SLEEP 11   /* (ms) */
 #define SYS_TIME 12    /* () -> ms since the start */
 #define SYS_YIELD 13   /* () */
+#define SYS_CREATE 14  /* (name) -> file, empty; in the build for a whole PC */
+#define SYS_REMOVE 15  /* (name); the same */
 
 #define WAIT_NOT 1 /* option: 0 at once if no child has ended */
 

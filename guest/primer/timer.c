@@ -27,11 +27,16 @@ void timer_init(void)
 
 void timer_tick(void)
 {
+    bool woken = false;
     ticks++;
     for (struct process *p = processes; p < processes + PROCESS_MAX; p++)
-        if (p->state == PROCESS_WAITING && p->wakes_at != 0 && p->wakes_at <= ticks)
+        if (p->state == PROCESS_WAITING && p->wakes_at != 0 && p->wakes_at <= ticks) {
             p->state = PROCESS_READY;
+            woken = true;
+        }
     schedule_wanted = true;
+    if (woken)
+        processors_wake();
 }
 
 uint64_t timer_now(void)

@@ -42,6 +42,11 @@ void trap_init(void)
     for (unsigned vector = 0; vector < ARRAY_LEN(idt); vector++)
         gate_set(vector, GATE_INTERRUPT);
     gate_set(VECTOR_SYSCALL, (SYSCALL_KEEPS_IF ? GATE_TRAP : GATE_INTERRUPT) | GATE_USER);
+    trap_load();
+}
+
+void trap_load(void)
+{
     struct table_pointer pointer = {.limit = sizeof(idt) - 1, .base = (word)idt};
     __asm__ volatile("lidt %0" ::"m"(pointer));
 }
@@ -79,10 +84,15 @@ static void exception(struct frame *f)
 /* Called by entry32.S, entry64.S. */
 void trap(struct frame *f)
 {
+    bool entered = kernel_enter();
     if (f->vector == VECTOR_SYSCALL)
         syscall(f);
     else if (f->vector >= VECTOR_IRQ && f->vector < VECTOR_IRQ + 16)
         interrupt((unsigned)f->vector - VECTOR_IRQ);
+#ifdef WHOLE_PC
+    else if (processor_interrupt(f->vector))
+        ;
+#endif
     else
         exception(f);
     if (frame_is_user(f)) {
@@ -91,4 +101,5 @@ void trap(struct frame *f)
         if (current->killed)
             process_exit(STATUS_KILLED);
     }
+    kernel_leave(entered);
 }

@@ -91,9 +91,9 @@ class Machine:
 
     def _copy(self, disk):
         """What a guest writes to its disk goes to a copy, which takes no room where the image is empty."""
-        copy = os.path.join(self.directory, os.path.basename(disk))
-        subprocess.run(["cp", "--sparse=always", "--reflink=auto", disk, copy], check=True)
-        return copy
+        self.disk = os.path.join(self.directory, os.path.basename(disk))
+        subprocess.run(["cp", "--sparse=always", "--reflink=auto", disk, self.disk], check=True)
+        return self.disk
 
     def _qemu(self, memory, cpus, disk, disk_kind, floppy, cdrom, network):
         command = ["qemu-system-x86_64", "-accel", "tcg", "-M", "pc", "-m", str(memory), "-smp", str(cpus), "-display",

@@ -31,6 +31,16 @@ int open(const char *name)
     return (int)system_call(SYS_OPEN, (long)name, 0, 0);
 }
 
+int create(const char *name)
+{
+    return (int)system_call(SYS_CREATE, (long)name, 0, 0);
+}
+
+int remove(const char *name)
+{
+    return (int)system_call(SYS_REMOVE, (long)name, 0, 0);
+}
+
 int close(int file)
 {
     return (int)system_call(SYS_CLOSE, file, 0, 0);

@@ -16,6 +16,8 @@ int fork(void);
 long read(int file, void *bytes, size_t n);
 long write(int file, const void *bytes, size_t n);
 int open(const char *name);
+int create(const char *name); /* and remove(): only in the build for a whole PC */
+int remove(const char *name);
 int close(int file);
 int wait(int *status, int options);
 int exec(const char *command);

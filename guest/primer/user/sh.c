@@ -11,6 +11,11 @@ static const char help[] = "help             this\n"
                            "echo WORDS       says them\n"
                            "ls               the files\n"
                            "cat FILE         what is in one\n"
+#ifdef WHOLE_PC
+                           "write FILE WORDS makes a file of them\n"
+                           "copy FROM TO     makes a file like another\n"
+                           "rm FILE          removes one\n"
+#endif
                            "ps               the processes\n"
                            "sleep MS         waits\n"
                            "kill ID          ends a process\n"
@@ -58,6 +63,51 @@ static int cat(const char *name)
         printf("sh: '%s' is not a file to be read\n", name);
     return n < 0;
 }
+
+#ifdef WHOLE_PC
+/* The first word of `rest`, ended there; *rest goes on behind it. */
+static char *word_take(char **rest)
+{
+    char *first = *rest;
+    while (**rest != 0 && **rest != ' ')
+        (*rest)++;
+    if (**rest == ' ')
+        *(*rest)++ = 0;
+    return first;
+}
+
+static int file_make(char *rest)
+{
+    int file = create(word_take(&rest));
+    if (file < 0 || write(file, rest, strlen(rest)) != (long)strlen(rest) || write(file, "\n", 1) != 1) {
+        printf("sh: it cannot be written\n");
+        return 1;
+    }
+    return close(file) != 0;
+}
+
+static int file_copy(char *rest)
+{
+    char bytes[512];
+    long n;
+    const char *name = word_take(&rest);
+    int from = open(name), to = from < 0 ? -1 : create(rest);
+    if (to < 0) {
+        printf(from < 0 ? "sh: there is no file '%s'\n" : "sh: '%s' cannot be copied there\n", name);
+        if (from >= 0)
+            close(from);
+        return 1;
+    }
+    while ((n = read(from, bytes, sizeof(bytes))) > 0)
+        if (write(to, bytes, (size_t)n) != n)
+            break;
+    close(from);
+    close(to);
+    if (n != 0)
+        printf("sh: not all of it could be copied\n");
+    return n != 0;
+}
+#endif
 
 static void report(int pid, int status)
 {
@@ -126,6 +176,18 @@ static int command_run(char *line, int last)
         return cat("files");
     if (word_is(line, "cat", &rest))
         return cat(rest);
+#ifdef WHOLE_PC
+    if (word_is(line, "write", &rest))
+        return file_make((char *)rest);
+    if (word_is(line, "copy", &rest))
+        return file_copy((char *)rest);
+    if (word_is(line, "rm", &rest)) {
+        if (remove(rest) == 0)
+            return 0;
+        printf("sh: there is no file '%s'\n", rest);
+        return 1;
+    }
+#endif
     if (word_is(line, "ps", &rest))
         return cat("processes");
     if (word_is(line, "sleep", &rest))
