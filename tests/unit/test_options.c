@@ -102,6 +102,50 @@ static void test_forms(void **state)
     assert_int_equal(o.verify, 0);
 }
 
+/* --boot, QEMU's way; --firmware and its other name. */
+static void test_boot(void **state)
+{
+    struct run_options o;
+    struct error err;
+    assert_true(parse(&o, "--boot c", &err));
+    assert_string_equal(o.boot.order, "c");
+    assert_true(o.boot_given);
+    assert_false(o.boot.menu || o.boot.retry);
+    assert_true(parse(&o, "-boot order=dca,once=n,menu=on,splash-time=5000,reboot-timeout=100,strict=off -bios f", &err));
+    assert_string_equal(o.boot.order, "dca");
+    assert_string_equal(o.boot.once, "n");
+    assert_true(o.boot.menu && o.boot.retry);
+    assert_int_equal(o.boot.menu_wait_ms, 5000);
+    assert_int_equal(o.boot.retry_ms, 100);
+    assert_string_equal(o.firmware, "f");
+    assert_true(parse(&o, "--boot menu=on --boot once=d,reboot-timeout=-1", &err)); /* what is not said again stays */
+    assert_true(o.boot.menu);
+    assert_false(o.boot.retry);
+    assert_string_equal(o.boot.order, "");
+    static const struct {
+        const char *line, *message;
+    } cases[] = {
+        {"--boot x", "--boot: 'x' is no device to boot from: a is the diskette, c the disk, d the CD-ROM, n the network"},
+        {"--boot cac", "--boot: 'c' is there twice"},
+        {"--boot order=", "--boot: the devices to boot from are missing: letters of acdn"},
+        {"--boot menu=maybe", "--boot: menu is on or off, not 'maybe'"},
+        {"--boot order=c,menu", "--boot: 'menu' is not KEY=VALUE, as in order=dc,menu=on"},
+        {"--boot splash-time=65536", "--boot: splash-time is a number of milliseconds from 0 to 65535, not '65536'"},
+        {"--boot reboot-timeout=-2", "--boot: reboot-timeout is a number of milliseconds from 0 to 65535, not '-2'"},
+        {"--boot ordr=c", "--boot: 'ordr' is not one of order, once, menu, splash-time, reboot-timeout (did you mean 'order'?)"},
+        {"--boot strict=on", "--boot: strict=on is not possible: firmware tries all that it finds"},
+        {"--kernel k --boot c", "--boot is for machines that boot by themselves: leave it out, or leave --kernel out"},
+        {"--kernel k --firmware f", "--firmware is for machines that boot by themselves: leave it out, or leave --kernel out"},
+        {"--boot c --append x", "--append is for a kernel: name it with --kernel FILE"},
+        {"--hda d --initrd x", "--initrd is for a kernel: name it with --kernel FILE"},
+    };
+    for (size_t i = 0; i < ARRAY_LEN(cases); i++) {
+        assert_false(parse(&o, cases[i].line, &err));
+        assert_string_equal(err.message, cases[i].message);
+        drives_free(&o.drives);
+    }
+}
+
 static void test_messages(void **state)
 {
     static const struct {
@@ -201,6 +245,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_defaults), cmocka_unit_test(test_all),   cmocka_unit_test(test_forms),
+        cmocka_unit_test(test_boot),
         cmocka_unit_test(test_messages), cmocka_unit_test(test_sizes), cmocka_unit_test(test_suggestions),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
