@@ -1050,7 +1050,7 @@ static void device_door(struct vcpu *v, struct exit *exit)
 
 static void test_device_memory(struct fixture *f)
 {
-    static const struct io_ops ops = {device_read, device_write, "test"};
+    static const struct io_ops ops = {.read = device_read, .write = device_write, .name = "test"};
     struct vcpu *v = f->b->v;
     struct device d = {.reads = 0};
     memset(d.bytes, 0x11, sizeof d.bytes);
