@@ -7,14 +7,17 @@
 
 #include <inttypes.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
+#include "base/check.h"
 #include "boot/decompress.h"
 #include "boot/elf.h"
 #include "boot/image.h"
 #include "boot/linux.h"
 #include "boot/load.h"
 #include "boot/mptable.h"
+#include "boot/multiboot.h"
 #include "boot/params.h"
 #include "boot/pvh.h"
 
@@ -180,37 +183,125 @@ static bool elf_kernel_load(struct load *load, const struct boot_file *file, str
     return !is_linux && elf.has_pvh ? pvh_load(load, &elf, err) : elf_enter(load, &elf, release, err);
 }
 
+/* A bzImage is Linux, whatever else its bytes may be. */
+static bool is_multiboot(const struct boot_file *kernel)
+{
+    struct multiboot header;
+    return image_format(kernel) != IMAGE_BZIMAGE && multiboot_find(kernel, &header);
+}
+
+static bool load_all(struct load *load, const struct boot_file *kernel, struct error *err)
+{
+    enum image_format format = image_format(kernel);
+    bool multiboot = is_multiboot(kernel);
+    load->kernel_name = kernel->name;
+    load->command_line = load->request->append != NULL ? load->request->append : "";
+    memset(load->state, 0, sizeof *load->state);
+    if (format == IMAGE_UNKNOWN && !multiboot)
+        return image_refuse(kernel, err);
+    if (!map_build(load, err) || !acpi_load(load, err) || !mptable_load(load, err) || !bios_data_load(load, err) ||
+        !reset_vector_load(load, err))
+        return false;
+    if (multiboot)
+        return multiboot_load(load, kernel, err);
+    return format == IMAGE_ELF ? elf_kernel_load(load, kernel, err) : linux_load(load, kernel, err);
+}
+
 bool boot_load_files(struct memory *memory, const struct boot_request *request, const struct boot_file *kernel,
                      const struct boot_file *initrd, struct boot_state *state, struct error *err)
 {
-    struct load load = {
-        .memory = memory,
-        .request = request,
-        .state = state,
-        .kernel_name = kernel->name,
-        .initrd = initrd,
-        .command_line = request->append != NULL ? request->append : "",
-    };
-    memset(state, 0, sizeof *state);
-    enum image_format format = image_format(kernel);
-    if (format == IMAGE_UNKNOWN)
-        return image_refuse(kernel, err);
-    if (!map_build(&load, err) || !acpi_load(&load, err) || !mptable_load(&load, err) || !bios_data_load(&load, err) ||
-        !reset_vector_load(&load, err))
-        return false;
-    return format == IMAGE_ELF ? elf_kernel_load(&load, kernel, err) : linux_load(&load, kernel, err);
+    struct boot_module module;
+    struct load load = {.memory = memory, .request = request, .state = state, .initrd = initrd};
+    if (initrd != NULL) {
+        module = (struct boot_module){.file = *initrd, .line = initrd->name};
+        load.modules = &module;
+        load.module_count = 1;
+    }
+    return load_all(&load, kernel, err);
+}
+
+/* ---- files ---- */
+
+#define MODULES_MAX 32u
+
+struct modules {
+    unsigned count;
+    struct boot_module list[MODULES_MAX];
+    struct buffer bytes[MODULES_MAX];
+    char *lines[MODULES_MAX], *paths[MODULES_MAX];
+};
+
+static void modules_free(struct modules *modules)
+{
+    for (unsigned i = 0; i < modules->count; i++) {
+        buffer_free(&modules->bytes[i]);
+        free(modules->lines[i]);
+        free(modules->paths[i]);
+    }
+}
+
+/* The next piece of `*text`, up to a comma that is not doubled; allocated. */
+static char *cut_line(const char **text)
+{
+    char *line = malloc(strlen(*text) + 1);
+    check(line != NULL);
+    size_t n = 0;
+    for (; **text != 0; (*text)++) {
+        if (**text == ',') {
+            if ((*text)[1] != ',')
+                break;
+            (*text)++;
+        }
+        line[n++] = **text;
+    }
+    line[n] = 0;
+    *text += **text == ',';
+    return line;
+}
+
+/* "a args,b args": QEMU's habit for Multiboot kernels. */
+static bool modules_read(const char *text, struct modules *modules, struct error *err)
+{
+    while (text != NULL && *text != 0) {
+        unsigned n = modules->count;
+        if (n == MODULES_MAX)
+            return error_set(err, "--initrd: there are more than %u modules", MODULES_MAX);
+        modules->count++;
+        modules->lines[n] = cut_line(&text);
+        modules->paths[n] = strndup(modules->lines[n], strcspn(modules->lines[n], " "));
+        check(modules->paths[n] != NULL);
+        if (!image_read(modules->paths[n], MEMORY_LOW_MAX, "give --initrd the kernel's modules: FILE ARGUMENTS,FILE ...",
+                        &modules->bytes[n], err))
+            return false;
+        modules->list[n] = (struct boot_module){
+            .file = {modules->paths[n], modules->bytes[n].bytes, modules->bytes[n].size}, .line = modules->lines[n]};
+    }
+    return true;
+}
+
+static bool multiboot_files(struct memory *memory, const struct boot_request *request, const struct boot_file *kernel,
+                            struct boot_state *state, struct error *err)
+{
+    struct modules modules = {.count = 0};
+    struct load load = {.memory = memory, .request = request, .state = state, .modules = modules.list};
+    bool ok = modules_read(request->initrd, &modules, err);
+    load.module_count = modules.count;
+    ok = ok && load_all(&load, kernel, err);
+    modules_free(&modules);
+    return ok;
 }
 
 bool boot_load(struct memory *memory, const struct boot_request *request, struct boot_state *state, struct error *err)
 {
     struct buffer kernel = {0}, initrd = {0};
-    bool ok =
-        image_read(request->kernel, KERNEL_FILE_MAX, IMAGE_KERNEL_ADVICE, &kernel, err) &&
-        (request->initrd == NULL || image_read(request->initrd, MEMORY_LOW_MAX, IMAGE_INITRD_ADVICE, &initrd, err));
-    if (ok) {
-        const struct boot_file kernel_file = {request->kernel, kernel.bytes, kernel.size};
+    bool ok = image_read(request->kernel, KERNEL_FILE_MAX, IMAGE_KERNEL_ADVICE, &kernel, err);
+    const struct boot_file kernel_file = {request->kernel, kernel.bytes, kernel.size};
+    if (ok && is_multiboot(&kernel_file)) {
+        ok = multiboot_files(memory, request, &kernel_file, state, err);
+    } else if (ok) {
+        ok = request->initrd == NULL || image_read(request->initrd, MEMORY_LOW_MAX, IMAGE_INITRD_ADVICE, &initrd, err);
         const struct boot_file initrd_file = {request->initrd, initrd.bytes, initrd.size};
-        ok = boot_load_files(memory, request, &kernel_file, request->initrd != NULL ? &initrd_file : NULL, state, err);
+        ok = ok && boot_load_files(memory, request, &kernel_file, request->initrd != NULL ? &initrd_file : NULL, state, err);
     }
     buffer_free(&kernel);
     buffer_free(&initrd);

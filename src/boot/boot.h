@@ -7,6 +7,7 @@
  *
  * What it takes as a kernel, and how that is entered:
  *
+ *   a Multiboot 2 or 1 header        by the Multiboot specifications; not looked for in bzImages
  *   bzImage                         payload decompressed here, its ELF entered by the Linux protocol;
  *                                   with `kaslr`, or when the payload cannot be handled: the guest's own decompressor
  *   ELF vmlinux                     Linux protocol: 64-bit or 32-bit, by the file's class
@@ -21,7 +22,8 @@
  *   0x01000  identity page tables: PML4, PDPT, four page directories        RAM     64-bit entries
  *   0x07000  hvm_start_info, module list, memory map                        RAM     PVH
  *   0x08000  one page of stack, RSP = 0x9000                                RAM
- *   0x90000  boot_params (the "zero page")                                  RAM     all but PVH
+ *   0x10000  Multiboot information, up to 64 KiB                            RAM     Multiboot
+ *   0x90000  boot_params (the "zero page")                                  RAM     all but PVH and Multiboot
  *   0x91000  command line, to 0x9f000                                       RAM
  *   0x9fc00  extended BIOS data area, 1 KiB                                 reserved
  *   0xa0000  VGA window, expansion ROMs                                     hole
@@ -65,7 +67,7 @@ struct boot_range {
 
 struct boot_request {
     const char *kernel; /* path; never NULL */
-    const char *initrd; /* path or NULL */
+    const char *initrd; /* path or NULL; for Multiboot kernels "PATH ARGUMENTS,PATH ..." */
     const char *append; /* kernel command line or NULL */
     bool kaslr;         /* let the guest's own decompressor run, which may move the kernel */
     bool vga_text;      /* the machine shows VGA text mode 3 (80x25, 8x16 font) at entry: tell the kernel */

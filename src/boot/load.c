@@ -120,6 +120,12 @@ static gpa_t highest_fit(const struct load *load, gpa_t lowest, gpa_t highest, u
     return best;
 }
 
+uint8_t *load_claim_high(struct load *load, gpa_t lowest, uint64_t size, const char *what, gpa_t *base)
+{
+    *base = highest_fit(load, lowest, MEMORY_LOW_MAX, size);
+    return *base != 0 ? load_claim(load, *base, size, what, NULL) : NULL;
+}
+
 bool load_initrd(struct load *load, gpa_t kernel_end, uint64_t highest, struct error *err)
 {
     const struct boot_file *initrd = load->initrd;

@@ -16,6 +16,8 @@
 #define LOAD_PVH_SIZE 0x1000
 #define LOAD_STACK 0x8000
 #define LOAD_STACK_SIZE 0x1000
+#define LOAD_MULTIBOOT 0x10000
+#define LOAD_MULTIBOOT_SIZE 0x10000
 #define LOAD_BOOT_PARAMS 0x90000
 #define LOAD_BOOT_PARAMS_SIZE 0x1000
 #define LOAD_COMMAND_LINE 0x91000
@@ -46,12 +48,20 @@ struct claim {
     const char *what;
 };
 
+/* A Multiboot module: a file, and what the user wrote. */
+struct boot_module {
+    struct boot_file file;
+    const char *line;
+};
+
 struct load {
     struct memory *memory;
     const struct boot_request *request;
     struct boot_state *state;
     const char *kernel_name;
     const struct boot_file *initrd; /* NULL: none */
+    const struct boot_module *modules; /* for kernels that take several */
+    unsigned module_count;
     const char *command_line;
     struct e820_map map;
     gpa_t rsdp; /* 0: none */
@@ -64,6 +74,9 @@ struct load {
  * lives as long as `load`), and returns it on the host; NULL with a message that begins with the kernel's name. `size`
  * is not 0. */
 uint8_t *load_claim(struct load *load, gpa_t base, uint64_t size, const char *what, struct error *err);
+
+/* The same as high as it goes below 3 GiB, at or above `lowest`, on a page boundary; `*base` says where. NULL: there is no room. */
+uint8_t *load_claim_high(struct load *load, gpa_t lowest, uint64_t size, const char *what, gpa_t *base);
 
 /* Whether the RAM below 4 GiB reaches up to `end`; else a message that says how much `what` needs. */
 bool load_reaches(struct load *load, gpa_t end, const char *what, struct error *err);
