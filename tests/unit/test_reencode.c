@@ -19,7 +19,7 @@
 #define M(name) ZYDIS_MNEMONIC_##name
 #define NO_REG REENCODE_NO_REG
 
-struct decoded {
+struct sample {
     uint8_t bytes[16];
     ZydisDecodedInstruction z;
     ZydisDecodedOperand o[ZYDIS_MAX_OPERAND_COUNT];
@@ -49,7 +49,7 @@ static uint32_t next(struct bench *b)
     return (uint32_t)(b->random >> 16);
 }
 
-static bool decode(const ZydisDecoder *decoder, struct decoded *d)
+static bool decode(const ZydisDecoder *decoder, struct sample *d)
 {
     memset(d->o, 0, sizeof d->o);
     return ZYAN_SUCCESS(ZydisDecoderDecodeFull(decoder, d->bytes, 15, &d->z, d->o));
@@ -138,7 +138,7 @@ static bool is_one_byte(const ZydisDecodedInstruction *z)
 }
 
 /* The encodings in which rAX becomes an operand like others. */
-static bool names_accumulator(const struct decoded *d, const struct reencode_map *map)
+static bool names_accumulator(const struct sample *d, const struct reencode_map *map)
 {
     if (!is_one_byte(&d->z))
         return false;
@@ -148,7 +148,7 @@ static bool names_accumulator(const struct decoded *d, const struct reencode_map
 }
 
 /* Exists as one byte in 32-bit code, not in 64-bit code (SDM vol. 2, table A-2, superscript i64). */
-static bool is_i64(const struct decoded *d)
+static bool is_i64(const struct sample *d)
 {
     switch (d->z.mnemonic) {
     case M(DAA): case M(DAS): case M(AAA): case M(AAS): case M(AAM): case M(AAD): case M(SALC): case M(BOUND):
@@ -183,7 +183,7 @@ static void reason_gpr(struct reasons *r, const ZydisDecodedOperand *o, bool nam
     r->rex |= host >= R8 || (width == 8 && !is_high(o->reg.value) && host >= RSP);
 }
 
-static void reason_operand(struct reasons *r, const struct decoded *d, const ZydisDecodedOperand *o,
+static void reason_operand(struct reasons *r, const struct sample *d, const ZydisDecodedOperand *o,
                            const struct reencode_map *map)
 {
     if (o->type == ZYDIS_OPERAND_TYPE_POINTER || (o->type == ZYDIS_OPERAND_TYPE_IMMEDIATE && o->imm.is_relative))
@@ -212,7 +212,7 @@ static void reason_operand(struct reasons *r, const struct decoded *d, const Zyd
     }
 }
 
-static bool has_reason(const struct decoded *d, const struct reencode_map *map)
+static bool has_reason(const struct sample *d, const struct reencode_map *map)
 {
     const ZydisDecodedInstruction *z = &d->z;
     struct reasons r = {.other = false};
@@ -247,7 +247,7 @@ static const char *difference; /* what compare() has found */
         }                                                                                                              \
     } while (0)
 
-static bool compare_register(const ZydisDecodedOperand *o, const ZydisDecodedOperand *n, const struct decoded *d,
+static bool compare_register(const ZydisDecodedOperand *o, const ZydisDecodedOperand *n, const struct sample *d,
                              const struct reencode_map *map)
 {
     ZydisRegister reg = o->reg.value;
@@ -276,7 +276,7 @@ static bool compare_memory(const ZydisDecodedOperand *n, const struct reencode_m
     return true;
 }
 
-static bool compare_operand(const ZydisDecodedOperand *o, const ZydisDecodedOperand *n, const struct decoded *d,
+static bool compare_operand(const ZydisDecodedOperand *o, const ZydisDecodedOperand *n, const struct sample *d,
                             const struct reencode_map *map)
 {
     uint64_t mask = o->size >= 64 ? ~0ull : (1ull << o->size) - 1;
@@ -300,7 +300,7 @@ static bool compare_operand(const ZydisDecodedOperand *o, const ZydisDecodedOper
     }
 }
 
-static bool compare(const struct decoded *d, const struct decoded *n, const struct reencode_map *map)
+static bool compare(const struct sample *d, const struct sample *n, const struct reencode_map *map)
 {
     const uint64_t prefixes = ZYDIS_ATTRIB_HAS_REP | ZYDIS_ATTRIB_HAS_REPE | ZYDIS_ATTRIB_HAS_REPNE |
                               ZYDIS_ATTRIB_HAS_BND | ZYDIS_ATTRIB_HAS_XACQUIRE | ZYDIS_ATTRIB_HAS_XRELEASE |
@@ -322,7 +322,7 @@ static bool compare(const struct decoded *d, const struct decoded *n, const stru
     return true;
 }
 
-static void complain(const struct decoded *d, const struct decoded *n, unsigned length, const struct reencode_map *map)
+static void complain(const struct sample *d, const struct sample *n, unsigned length, const struct reencode_map *map)
 {
     print_error("%s:", ZydisMnemonicGetString(d->z.mnemonic));
     for (unsigned i = 0; i < d->z.length; i++)
@@ -338,7 +338,7 @@ static void complain(const struct decoded *d, const struct decoded *n, unsigned 
 
 /* ---- summaries: what holds for every instruction ---- */
 
-static void check_use(struct bench *b, const struct decoded *d)
+static void check_use(struct bench *b, const struct sample *d)
 {
     struct insn_use use;
     struct reencode_map map;
@@ -378,7 +378,7 @@ static void check_use(struct bench *b, const struct decoded *d)
 
 /* ---- every opcode ---- */
 
-static void check_one(struct bench *b, struct decoded *d)
+static void check_one(struct bench *b, struct sample *d)
 {
     b->decoded++;
     check_use(b, d);
@@ -386,7 +386,7 @@ static void check_one(struct bench *b, struct decoded *d)
         return; /* system instructions: nobody asks */
     for (unsigned kind = 0; kind < 3; kind++) {
         struct reencode_map map;
-        struct decoded n = {.bytes = {0}};
+        struct sample n = {.bytes = {0}};
         uint8_t out[REENCODE_MAX + 8];
         map_make(b, kind, &map);
         memset(out, 0xcc, sizeof out);
@@ -470,7 +470,7 @@ static const uint8_t modrm_rest[] = {0xc0, 0xc1, 0xc2, 0xc3, 0xc4, 0xc5, 0xc6, 0
 static void check_pattern(struct bench *b, const struct pattern *p)
 {
     for (unsigned i = 0; i < 8 * ARRAY_LEN(modrm_rest); i++) {
-        struct decoded d;
+        struct sample d;
         pattern_emit(b, p, (uint8_t)(modrm_rest[i / 8] | (i & 7) << 3), d.bytes);
         if (!decode(&b->guest, &d) || insn_row_of(d.z.mnemonic) == ROW_NONE)
             continue;
@@ -527,7 +527,7 @@ static void test_random_bytes(void **state)
         struct bench b;
         bench_init(&b, modes[m]);
         for (unsigned i = 0; i < 300000; i++) {
-            struct decoded d;
+            struct sample d;
             for (unsigned n = 0; n < 16; n++)
                 d.bytes[n] = (uint8_t)next(&b);
             if (!decode(&b.guest, &d))
@@ -618,7 +618,7 @@ static void map_known(struct reencode_map *map)
     map->gpr[RBX] = R12;
 }
 
-static void bench_decode(struct bench *b, unsigned mode, const uint8_t *bytes, unsigned length, struct decoded *d)
+static void bench_decode(struct bench *b, unsigned mode, const uint8_t *bytes, unsigned length, struct sample *d)
 {
     bench_init(b, mode == 64 ? ZYDIS_MACHINE_MODE_LONG_64 : ZYDIS_MACHINE_MODE_LEGACY_32);
     memset(d->bytes, 0, sizeof d->bytes);
@@ -631,7 +631,7 @@ static void test_known(void **state)
 {
     for (unsigned i = 0; i < ARRAY_LEN(known); i++) {
         struct bench b;
-        struct decoded d, n;
+        struct sample d, n;
         struct reencode_map map;
         bench_decode(&b, known[i].mode, known[i].guest, known[i].guest_length, &d);
         map_known(&map);
@@ -665,7 +665,7 @@ static void test_memory_operand(void **state)
     };
     for (unsigned i = 0; i < ARRAY_LEN(forms); i++) {
         struct bench b;
-        struct decoded d;
+        struct sample d;
         uint8_t out[REENCODE_MAX];
         bench_decode(&b, 64, (const uint8_t[]){0x8b, 0x07}, 2, &d);
         struct reencode_map map = {.base = forms[i].base, .index = forms[i].index, .disp = forms[i].disp};
@@ -680,7 +680,7 @@ static void test_rcx_ready(void **state)
     static const uint8_t shl_ecx_cl[] = {0xd3, 0xe1}, expected[] = {0x41, 0xd3, 0xe2}, shl_memory[] = {0xd3, 0x27},
                          cmpxchg8b[] = {0x0f, 0xc7, 0x0f}, div[] = {0xf7, 0xf1};
     struct bench b;
-    struct decoded d;
+    struct sample d;
     struct reencode_map map;
     uint8_t out[REENCODE_MAX];
 
@@ -839,7 +839,7 @@ static void test_uses(void **state)
 {
     for (unsigned i = 0; i < ARRAY_LEN(uses); i++) {
         struct bench b;
-        struct decoded d;
+        struct sample d;
         struct insn_use use;
         const struct insn_use *e = &uses[i].use;
         bench_decode(&b, uses[i].mode, uses[i].bytes, uses[i].length, &d);
