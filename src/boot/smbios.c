@@ -86,7 +86,7 @@ static void firmware(struct builder *b)
 {
     begin(b, TYPE_FIRMWARE, 0);
     put_string(b, "ring3");
-    put_string(b, NULL);
+    put_string(b, "1");
     put(b, 0xe800, 2);     /* segment */
     put_string(b, "01/01/2024");
     put(b, 0, 1);          /* ROM size */

@@ -381,6 +381,16 @@ static bool set_memory_map(struct pc *pc, struct error *err)
            fw_cfg_set_file(pc->firmware->fw_cfg, "etc/e820", map, count * sizeof map[0], err);
 }
 
+/* Without a display adapter the serial port is the screen: SeaBIOS then answers INT 10h there. */
+static bool set_console(struct pc *pc, struct error *err)
+{
+    const uint16_t port = PORT_COM1;
+    if (pc->vga != NULL)
+        return fw_cfg_set_u16(pc->firmware->fw_cfg, FW_CFG_NOGRAPHIC, 0, err);
+    return fw_cfg_set_u16(pc->firmware->fw_cfg, FW_CFG_NOGRAPHIC, 1, err) &&
+           fw_cfg_set_file(pc->firmware->fw_cfg, "etc/sercon-port", &port, sizeof port, err);
+}
+
 /* S3 and S4 are not there; S5 has the type that the chip calls soft off. */
 static bool set_system_states(struct pc *pc, struct error *err)
 {
@@ -436,8 +446,7 @@ bool pc_finish_firmware(struct pc *pc, struct error *err)
     const uint64_t no_nodes[1 + MACHINE_CPUS_MAX] = {0};
     pc->firmware->started = true;
     return set_boot_order(pc->firmware, err) && set_menu(pc, err) && set_memory_map(pc, err) &&
-           set_system_states(pc, err) && set_acpi(pc, err) && set_smbios(pc, err) &&
-           fw_cfg_set_u16(fw_cfg, FW_CFG_NOGRAPHIC, 0, err) &&
+           set_system_states(pc, err) && set_acpi(pc, err) && set_smbios(pc, err) && set_console(pc, err) &&
            fw_cfg_set_u16(fw_cfg, FW_CFG_NB_CPUS, (uint16_t)pc->cpu_count, err) &&
            fw_cfg_set_u16(fw_cfg, FW_CFG_MAX_CPUS, (uint16_t)pc->cpu_count, err) &&
            fw_cfg_set(fw_cfg, FW_CFG_NUMA, no_nodes, sizeof no_nodes, err) &&

@@ -101,6 +101,10 @@ timeout 20 "$ring3" run --debugcon stdio --serial null --boot menu=on,splash-tim
 grep -aq 'Press ESC for boot menu' log
 result $? "a boot menu"
 
+timeout 20 "$ring3" run --vga none --serial stdio --hda hd.img < /dev/null > log 2>&1
+grep -aq 'Booting from Hard Disk' log && grep -aq 'the boot disk greets' log
+result $? "without a display adapter the serial port is the screen"
+
 refuse() {
     local name=$1 pattern=$2
     shift 2
