@@ -291,6 +291,19 @@ void code_cache_note_written(struct vcpu *v, uint64_t gpfn)
     vcpu_raise(v, PENDING_CODE);
 }
 
+/* Whoever keeps code or tables outside of this process looks at every page that it watches. */
+static void observer_doubts_all(struct vcpu *v)
+{
+    const uint8_t *flags = memory_page_flags(v->memory);
+    uint64_t pages = memory_ram_size(v->memory) >> PAGE_SHIFT, low = MEMORY_LOW_MAX >> PAGE_SHIFT;
+    for (uint64_t i = 0; i < pages; i++) {
+        if (!(__atomic_load_n(&flags[i], __ATOMIC_RELAXED) & (PAGE_TABLE | PAGE_DIRECT)))
+            continue;
+        uint64_t gpfn = i < low ? i : i - low + (MEMORY_HIGH_BASE >> PAGE_SHIFT);
+        v->mmu_observer->written(v, gpfn << PAGE_SHIFT, PAGE_SIZE);
+    }
+}
+
 void code_cache_take_written(struct vcpu *v)
 {
     struct code_cache *cache = v->code;
@@ -303,10 +316,15 @@ void code_cache_take_written(struct vcpu *v)
     if (count > NOTES) {
         code_cache_reset(v);
         mmu_flush(v);
+        if (v->mmu_observer != NULL)
+            observer_doubts_all(v);
         return;
     }
-    for (unsigned n = 0; n < count; n++) /* the page's flag tells nothing any more: who wrote has ended the watch */
+    for (unsigned n = 0; n < count; n++) { /* the page's flag tells nothing any more: who wrote has ended the watch */
         code_cache_written(v, gpfn[n] << PAGE_SHIFT, PAGE_SIZE);
+        if (v->mmu_observer != NULL)
+            v->mmu_observer->written(v, gpfn[n] << PAGE_SHIFT, PAGE_SIZE);
+    }
 }
 
 /* ---- decoding ---- */

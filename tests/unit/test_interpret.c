@@ -295,6 +295,48 @@ static void code_written_by_another_thread(void **state)
     }
 }
 
+static gpa_t observed[400];
+static unsigned observed_count;
+
+static void observe_written(struct vcpu *v, gpa_t gpa, unsigned size)
+{
+    assert_int_equal(size, PAGE_SIZE);
+    if (observed_count < ARRAY_LEN(observed))
+        observed[observed_count++] = gpa;
+}
+
+static void observe_nothing(struct vcpu *v)
+{
+}
+
+/* The same for who keeps translations outside of this process, of code and of tables: it hears of each page, or of all that it
+ * watches if there were too many to note. */
+static void watched_page_written_by_another_thread(void **state)
+{
+    static const struct mmu_observer observer = {.written = observe_written, .flush = observe_nothing};
+    struct bench *b = *state;
+    bench_protected(b, 0);
+    b->v->mmu_observer = &observer;
+    for (unsigned pages = 1; pages < 400; pages += 398) {
+        observed_count = 0;
+        memory_watch(b->memory, 0x30, PAGE_DIRECT);
+        memory_watch(b->memory, 0x50, PAGE_TABLE);
+        for (unsigned i = 0; i < pages; i++)
+            code_cache_note_written(b->v, 0x80 + i);
+        code_cache_note_written(b->v, 0x30);
+        code_cache_note_written(b->v, 0x50);
+        code_cache_take_written(b->v);
+        bool direct = false, table = false;
+        for (unsigned i = 0; i < observed_count; i++) {
+            direct |= observed[i] == 0x30000;
+            table |= observed[i] == 0x50000;
+        }
+        assert_true(direct);
+        assert_true(table);
+    }
+    b->v->mmu_observer = NULL;
+}
+
 /* ---- instructions of all kinds on a page of a device, and across its edge with RAM ---- */
 
 #define DEVICE_AT 0x100000u
@@ -419,7 +461,7 @@ int main(void)
         INTERPRET_TEST(single_step_on_branches),
         INTERPRET_TEST(code_written_by_string_instruction),
         INTERPRET_TEST(data_beside_code),
-        INTERPRET_TEST(code_written_by_another_thread),
+        INTERPRET_TEST(code_written_by_another_thread), INTERPRET_TEST(watched_page_written_by_another_thread),
         INTERPRET_TEST(device_pages),
         INTERPRET_TEST(trap_after_hlt),
     };
