@@ -2,14 +2,15 @@
  *
  * Model. Thirty times a second (less often where that takes long) the machine's screen is drawn; ncurses sends what differs. Bytes from the terminal are collected and
  * taken apart into strokes (display_keys.c). A lone escape is the key Esc when nothing has followed it for a moment. Strokes go to the
- * keyboard as single events, one every two milliseconds, as fast as a person's keyboard sends at most; so a pasted text arrives
- * whole at guests that read their keyboard in time.
+ * keyboard as single events, one every two milliseconds, and only when the guest has read the ones before; so a pasted text arrives
+ * whole.
  *
  * Ctrl-A begins a command, as on the serial port's terminal. While the monitor's pane is shown it has the keys.
  *
  * The terminal's modes are kept by host/tty.h, which puts them back on every way out; what ncurses changes in them and on the screen,
  * it is told (tty_adopt()). In the background nothing is drawn. */
 #include <errno.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -24,6 +25,8 @@
 #define ESCAPE_NS (NS_PER_S / 20) /* what follows an escape within it belongs to it */
 #define EVENT_NS (2 * NS_PER_S / 1000)
 #define WELCOME_NS (4 * NS_PER_S)
+#define SAID_NS (20 * NS_PER_S)
+#define PATIENCE_NS NS_PER_S /* for a guest that does not read its keyboard; then it loses keys, as it would on a desk */
 #define EVENTS_MAX 8192u
 #define INPUT_MAX 512u
 #define COMMAND_KEY 0x01 /* Ctrl-A */
@@ -42,6 +45,8 @@ struct display {
     struct chardev monitor;
     bool pane_shown, pane_opened, command; /* command: the last key was Ctrl-A */
     const char *notice;
+    char said[160];           /* by display_say() */
+    uint64_t typed_ns;        /* when the last event left */
     uint64_t notice_until_ns; /* TIMER_NEVER: until a key */
     size_t input_length;
     uint8_t input[INPUT_MAX];
@@ -100,14 +105,20 @@ static void event_add(struct display *d, unsigned key, bool down)
 static void on_typing(void *opaque)
 {
     struct display *d = opaque;
+    uint64_t now_ns = clock_monotonic_ns();
     if (d->event_count == 0)
         return;
+    if (pc_key_is_behind(d->config.pc) && now_ns < d->typed_ns + PATIENCE_NS) {
+        timer_arm(&d->typing, now_ns + EVENT_NS);
+        return;
+    }
+    d->typed_ns = now_ns;
     struct event event = d->events[d->event_head];
     d->event_head = (d->event_head + 1) % EVENTS_MAX;
     d->event_count--;
     pc_key(d->config.pc, event.key, event.down);
     if (d->event_count > 0)
-        timer_arm(&d->typing, clock_monotonic_ns() + EVENT_NS);
+        timer_arm(&d->typing, now_ns + EVENT_NS);
 }
 
 static void stroke_type(struct display *d, const struct stroke *stroke)
@@ -245,6 +256,15 @@ static bool monitor_connected(struct chardev *dev)
 struct chardev *display_monitor(struct display *display)
 {
     return &display->monitor;
+}
+
+void display_say(struct display *d, const char *line)
+{
+    snprintf(d->said, sizeof d->said, "%s", line);
+    d->notice = d->said;
+    d->notice_until_ns = clock_monotonic_ns() + SAID_NS;
+    pane_write(&d->pane, (const uint8_t *)line, strlen(line));
+    pane_write(&d->pane, (const uint8_t *)"\n", 1);
 }
 
 /* ---- life ---- */

@@ -25,6 +25,9 @@ struct display *display_create(const struct display_config *config, struct error
 /* Gives the terminal back as it was. NULL is allowed. Before the monitor that has a session on display_monitor(). */
 void display_destroy(struct display *display);
 
+/* Shows a line to the user for a while. */
+void display_say(struct display *display, const char *line);
+
 /* The pane behind Ctrl-A c: a terminal for a session of the monitor. */
 struct chardev *display_monitor(struct display *display);
 

@@ -132,15 +132,25 @@ static void signals_release(struct run *run)
 
 /* --- making it --- */
 
+/* What is said while the screen has the terminal is shown there, and once more at the end. */
 static void run_announce(void *opaque, const char *line)
 {
+    struct run *run = opaque;
+    if (run->display != NULL) {
+        display_say(run->display, line);
+        fprintf(run->late_log, "%s\n", line);
+        return;
+    }
     puts(line);
     fflush(stdout);
 }
 
 static void run_warn(void *opaque, const char *line)
 {
-    fprintf(stderr, "ring3: %s\n", line);
+    struct run *run = opaque;
+    if (run->display != NULL)
+        display_say(run->display, line);
+    fprintf(run->display != NULL && isatty(STDERR_FILENO) ? run->late_log : stderr, "ring3: %s\n", line);
 }
 
 static bool run_create_chardevs(struct run *run, struct error *err)
@@ -218,10 +228,13 @@ static bool run_create_display(struct run *run, struct error *err)
     if (run->options.display == DISPLAY_NONE)
         return true;
     const struct display_config config = {.loop = run->loop, .pc = vm_pc(run->vm), .quit = run_quit, .opaque = run};
+    run->late_log = open_memstream(&run->late, &run->late_size);
+    if (run->late_log == NULL)
+        return error_set(err, "out of memory");
     run->display = display_create(&config, err);
     if (run->display == NULL)
         return error_prefix(err, "--display");
-    if (isatty(STDERR_FILENO) && (run->late_log = open_memstream(&run->late, &run->late_size)) != NULL) {
+    if (isatty(STDERR_FILENO)) {
         run->log.sink = run_log_late;
         run->log.opaque = run;
     }
@@ -359,6 +372,7 @@ static bool run_destroy(struct run *run, int status, struct error *err)
     chardev_listener_destroy(run->monitor_listener);
     monitor_destroy(run->monitor);
     display_destroy(run->display);
+    run->display = NULL; /* what is said from now on needs not wait */
     vm_destroy(run->vm);
     chardev_destroy(run->serial);
     chardev_destroy(run->debugcon);

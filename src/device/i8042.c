@@ -379,6 +379,11 @@ void i8042_mouse(struct i8042 *kbc, int dx, int dy, int dz, unsigned buttons)
     ps2_mouse_move(kbc->mouse, dx, dy, dz, buttons);
 }
 
+bool i8042_key_is_behind(const struct i8042 *kbc)
+{
+    return ps2_keyboard_is_behind(kbc->keyboard);
+}
+
 uint8_t i8042_leds(const struct i8042 *kbc)
 {
     return ps2_keyboard_leds(kbc->keyboard);

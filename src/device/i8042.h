@@ -32,6 +32,9 @@ void i8042_reset(struct i8042 *kbc);
 void i8042_key(struct i8042 *kbc, unsigned key, bool down);
 void i8042_mouse(struct i8042 *kbc, int dx, int dy, int dz, unsigned buttons);
 
+/* Whether the keyboard has more than the guest has read: ps2_keyboard_is_behind(). */
+bool i8042_key_is_behind(const struct i8042 *kbc);
+
 /* Bit 0 Scroll Lock, 1 Num Lock, 2 Caps Lock. */
 uint8_t i8042_leds(const struct i8042 *kbc);
 

@@ -449,6 +449,11 @@ bool ps2_keyboard_take(struct ps2_keyboard *keyboard, uint8_t *byte)
     return taken;
 }
 
+bool ps2_keyboard_is_behind(const struct ps2_keyboard *keyboard)
+{
+    return keyboard->regs.events.count != 0;
+}
+
 uint8_t ps2_keyboard_leds(const struct ps2_keyboard *keyboard)
 {
     return keyboard->regs.leds;

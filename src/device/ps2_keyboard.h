@@ -24,6 +24,9 @@ void ps2_keyboard_reset(struct ps2_keyboard *keyboard);
 /* A key goes down or up. Unknown names are ignored, and so is a repeated "down": the keyboard itself repeats. */
 void ps2_keyboard_key(struct ps2_keyboard *keyboard, unsigned key, bool down);
 
+/* Whether codes of keys wait to be sent: whoever types faster than the guest reads loses what does not fit. */
+bool ps2_keyboard_is_behind(const struct ps2_keyboard *keyboard);
+
 /* The wire. write: a byte from the host. take: the next byte for it, false when there is none. */
 void ps2_keyboard_write(struct ps2_keyboard *keyboard, uint8_t value);
 bool ps2_keyboard_take(struct ps2_keyboard *keyboard, uint8_t *byte);

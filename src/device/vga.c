@@ -305,7 +305,9 @@ struct pci_function *vga_function(struct vga *vga)
 void vga_describe(const struct vga *vga, FILE *out)
 {
     const struct vga_state *s = &vga->state;
-    if (vga_vbe_enabled(vga))
+    if (!vga_vbe_enabled(vga))
+        fprintf(out, "VGA %s, %u lines\n", s->gr[GR_MISC] & GR6_GRAPHICS ? "graphics" : "text", vga_vertical_display_end(vga) + 1);
+    else
         fprintf(out, "VBE %ux%u, %u bits a pixel, lines of %u bytes, first byte %#x\n", s->vbe[VBE_XRES], s->vbe[VBE_YRES],
                 s->vbe[VBE_BPP], vga_vbe_pitch(vga), vga_vbe_start(vga));
     const struct {

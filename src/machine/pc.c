@@ -364,6 +364,11 @@ void pc_key(struct pc *pc, unsigned key, bool down)
     i8042_key(pc->kbc, key, down);
 }
 
+bool pc_key_is_behind(const struct pc *pc)
+{
+    return i8042_key_is_behind(pc->kbc);
+}
+
 void pc_nmi(struct pc *pc)
 {
     for (unsigned i = 0; i < pc->cpu_count; i++) {
@@ -379,6 +384,7 @@ void pc_describe(const struct pc *pc, enum pc_part part, unsigned cpu, FILE *out
     case PC_PIC: i8259_describe(pc->pic, out); break;
     case PC_IOAPIC: ioapic_describe(pc->ioapic, out); break;
     case PC_LAPIC: lapic_describe(pc->cpus[cpu].lapic, out); break;
+    case PC_VGA: pc_describe_video(pc, out); break;
     }
 }
 

@@ -79,6 +79,7 @@ bool pc_has_firmware(const struct pc *pc);
  * button of old that pulls LINT1 of every processor. */
 bool pc_power_button(struct pc *pc);
 void pc_key(struct pc *pc, unsigned key, bool down);
+bool pc_key_is_behind(const struct pc *pc); /* the guest has not read all of the last keys yet */
 void pc_nmi(struct pc *pc);
 
 /* What the machine's screen shows (device/vga.h). False without an adapter or memory; pc_screen_text() also in graphics. */
@@ -87,7 +88,7 @@ bool pc_screen_render(const struct pc *pc, struct screen_picture *picture);
 bool pc_screen_text(const struct pc *pc, struct screen_text *text);
 
 /* The state of a chip, in words; `cpu` says whose local APIC. */
-enum pc_part { PC_PIC, PC_IOAPIC, PC_LAPIC };
+enum pc_part { PC_PIC, PC_IOAPIC, PC_LAPIC, PC_VGA };
 void pc_describe(const struct pc *pc, enum pc_part part, unsigned cpu, FILE *out);
 
 /* What a kernel is told of the board. */

@@ -178,6 +178,7 @@ bool pc_set_rom(struct pc *pc, struct pci_function *function, const char *name, 
 bool pc_create_video(struct pc *pc, struct error *err);
 void pc_reset_video(struct pc *pc);
 void pc_destroy_video(struct pc *pc);
+void pc_describe_video(const struct pc *pc, FILE *out);
 
 /* pc_disks.c. The images of all drives, opened before any chip is made and closed after all are gone. */
 bool pc_open_drives(struct pc *pc, struct error *err);

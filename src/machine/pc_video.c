@@ -78,6 +78,14 @@ void pc_reset_video(struct pc *pc)
     pci_host_write(pc->pci, VIDEO_SLOT, 0, PCI_COMMAND, 2, PCI_COMMAND_IO | PCI_COMMAND_MEMORY);
 }
 
+void pc_describe_video(const struct pc *pc, FILE *out)
+{
+    if (pc->vga != NULL)
+        vga_describe(pc->vga, out);
+    else
+        fputs("no display adapter (--vga none)\n", out);
+}
+
 bool pc_screen_render(const struct pc *pc, struct screen_picture *picture)
 {
     return pc->vga != NULL && vga_render(pc->vga, picture);

@@ -39,6 +39,11 @@ static void info_pic(struct call *call)
     describe(call, PC_PIC);
 }
 
+static void info_vga(struct call *call)
+{
+    describe(call, PC_VGA);
+}
+
 static void info_lapic(struct call *call)
 {
     describe(call, PC_LAPIC);
@@ -180,6 +185,7 @@ const struct command monitor_infos[] = {
     {"pic", "", "the 8259A pair", 0, true, false, info_pic},
     {"ioapic", "", "the I/O APIC's pins", 0, true, false, info_ioapic},
     {"lapic", "", "the current processor's local APIC", 0, true, false, info_lapic},
+    {"vga", "", "the display adapter: its mode and registers", 0, false, false, info_vga},
     {"irq", "", "interrupts delivered, by vector", 0, true, false, info_irq},
     {"engines", "", "the ways to execute guest code; * is the one in use", 0, false, false, info_engines},
     {"stats", "", "counters, as --stat prints them", 0, true, false, call_stats},

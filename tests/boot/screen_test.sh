@@ -242,6 +242,13 @@ for signal in TERM KILL; do
     until_ok 3 shows '▀▀▀▀▀▀▀▀'
 done
 
+type_line "clear; $ring3 run --display text --kernel $console --monitor pty --timeout 60"
+until_ok 5 shows '^monitor: /dev/pts/|/dev/pts/'
+result $? "what is said meanwhile is shown" "$(seen)"
+t send-keys C-a x
+until_ok 5 shows '^[^ ]*.*/dev/pts/[0-9]+'
+result $? "and said again at the end" "$(seen)"
+
 refused() {
     local words=$1 pattern=$2
     type_line "clear; $ring3 run --kernel $console $words 2>&1 | cat; echo done"

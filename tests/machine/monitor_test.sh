@@ -115,6 +115,7 @@ says '0402-0402 i/o' info mtree
 says '^master irr=' info pic
 says '^pin 2 ' info ioapic
 says '^lint0 .*extint' info lapic
+says '^VGA text, 400 lines' info vga
 says '^io-in ' info stats
 says '^translate|^interpret|^trap|^kvm' engine
 says '^\* (translate|interpret|trap|kvm) ' info engines

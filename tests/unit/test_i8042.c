@@ -349,10 +349,28 @@ static void mouse(void **state)
     i8042_destroy(f.kbc);
 }
 
+/* Who types waits until the guest has read: a code in the output buffer has left the keyboard, those behind it have not. */
+static void behind(void **state)
+{
+    struct fixture f;
+    start(&f);
+    assert_false(i8042_key_is_behind(f.kbc));
+    i8042_key(f.kbc, 0x1e, true);
+    i8042_key(f.kbc, 0x1e, false);
+    assert_true(i8042_key_is_behind(f.kbc));
+    bench_advance(&f.bench, 10000000);
+    assert_true(i8042_key_is_behind(f.kbc));
+    assert_int_equal(get(&f), 0x1e);
+    bench_advance(&f.bench, 10000000);
+    assert_false(i8042_key_is_behind(f.kbc));
+    assert_int_equal(get(&f), 0x9e);
+    i8042_destroy(f.kbc);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(controller),        cmocka_unit_test(output_port),           cmocka_unit_test(scan_codes),
+        cmocka_unit_test(behind), cmocka_unit_test(controller),        cmocka_unit_test(output_port),           cmocka_unit_test(scan_codes),
         cmocka_unit_test(keyboard_commands), cmocka_unit_test(typematic_and_overrun), cmocka_unit_test(mouse),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
