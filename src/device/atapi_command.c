@@ -531,6 +531,16 @@ void atapi_execute(struct ide_device *device)
     atapi_check(device, ILLEGAL_REQUEST, 0x20, 0x00);
 }
 
+bool ide_is_locked(const struct ide *ide, unsigned channel, unsigned unit)
+{
+    return ide->channel[channel].device[unit].locked;
+}
+
+bool ide_is_open(const struct ide *ide, unsigned channel, unsigned unit)
+{
+    return ide->channel[channel].device[unit].tray_open;
+}
+
 void ide_change_medium(struct ide *ide, unsigned channel, unsigned unit, struct block *block)
 {
     struct ide_device *device = &ide->channel[channel].device[unit];

@@ -49,6 +49,9 @@ extern const struct io_ops ide_command_ops, ide_control_ops;
 void *ide_channel(struct ide *ide, unsigned n);
 extern const struct io_ops ide_bus_master_ops; /* 16 bytes; `dev` is the struct ide */
 
+/* What the host does with a CD-ROM drive. The guest has locked the tray; it is open. */
+bool ide_is_locked(const struct ide *ide, unsigned channel, unsigned unit);
+bool ide_is_open(const struct ide *ide, unsigned channel, unsigned unit);
 /* Changes the medium in a CD-ROM drive; NULL takes it out. The drive tells its host. The old image may be closed then. */
 void ide_change_medium(struct ide *ide, unsigned channel, unsigned unit, struct block *block);
 

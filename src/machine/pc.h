@@ -87,6 +87,12 @@ bool pc_has_vga(const struct pc *pc);
 bool pc_screen_render(const struct pc *pc, struct screen_picture *picture);
 bool pc_screen_text(const struct pc *pc, struct screen_text *text);
 
+/* A line for each drive: its name, what is in it. */
+void pc_describe_drives(const struct pc *pc, FILE *out);
+/* Puts an image into the CD-ROM drive of that name, or with NULL takes out what is in it; with `force` even if the guest
+ * has locked the tray. False with a message, and nothing changed. */
+bool pc_change_medium(struct pc *pc, const char *drive, const char *file, bool force, struct error *err);
+
 /* The state of a chip, in words; `cpu` says whose local APIC. */
 enum pc_part { PC_PIC, PC_IOAPIC, PC_LAPIC, PC_VGA };
 void pc_describe(const struct pc *pc, enum pc_part part, unsigned cpu, FILE *out);

@@ -2,7 +2,9 @@
  * 1F0h and 170h, interrupts 14 and 15), and virtio devices in slots of their own, in order of their index. */
 #include "machine/pc_internal.h"
 
+#include <inttypes.h>
 #include <stdio.h>
+#include <string.h>
 
 #include "host/block.h"
 
@@ -14,9 +16,8 @@
 
 #define SERIAL_SIZE 21u
 
-static bool drive_open(struct pc *pc, struct pc_drive *drive, struct error *err)
+static struct block *image_open(struct pc *pc, const struct drive_config *config, const char *file, struct error *err)
 {
-    const struct drive_config *config = drive->config;
     const struct block_options options = {
         .read_only = config->read_only,
         .snapshot = config->snapshot,
@@ -26,10 +27,7 @@ static bool drive_open(struct pc *pc, struct pc_drive *drive, struct error *err)
         .queue = pc->config.repeatable ? pc->config.queue : NULL,
         .log = pc->config.log,
     };
-    if (config->file == NULL)
-        return true;
-    drive->block = block_open(config->file, &options, err);
-    return drive->block != NULL;
+    return block_open(file, &options, err);
 }
 
 bool pc_open_drives(struct pc *pc, struct error *err)
@@ -37,7 +35,10 @@ bool pc_open_drives(struct pc *pc, struct error *err)
     for (unsigned i = 0; i < pc->config.drive_count; i++) {
         pc->drives[i].config = &pc->config.drives[i];
         pc->drive_count = i + 1;
-        if (!drive_open(pc, &pc->drives[i], err))
+        if (pc->config.drives[i].file == NULL)
+            continue;
+        pc->drives[i].block = image_open(pc, &pc->config.drives[i], pc->config.drives[i].file, err);
+        if (pc->drives[i].block == NULL)
             return false;
     }
     return true;
@@ -56,6 +57,62 @@ void pc_close_drives(struct pc *pc)
     for (unsigned i = 0; i < pc->drive_count; i++)
         block_close(pc->drives[i].block);
     pc->drive_count = 0;
+}
+
+/* ---- the user's hands ---- */
+
+#define NAME_SIZE 32u
+
+/* What the user has called it, or its interface and place. */
+static const char *name_of(const struct drive_config *config, char name[NAME_SIZE])
+{
+    static const char *const interfaces[DRIVE_INTERFACES] = {"ide", "virtio", "floppy"};
+    snprintf(name, NAME_SIZE, "%s%u", interfaces[config->interface], config->index);
+    return config->id != NULL ? config->id : name;
+}
+
+void pc_describe_drives(const struct pc *pc, FILE *out)
+{
+    for (unsigned i = 0; i < pc->drive_count; i++) {
+        const struct pc_drive *drive = &pc->drives[i];
+        const struct drive_config *config = drive->config;
+        char name[NAME_SIZE];
+        fprintf(out, "%s: %s, ", name_of(config, name),
+                config->cdrom ? "CD-ROM" : config->interface == DRIVE_FLOPPY ? "diskette" : "disk");
+        if (drive->block == NULL)
+            fputs("empty", out);
+        else
+            fprintf(out, "%s, %" PRIu64 " bytes%s%s", block_path(drive->block), block_size(drive->block),
+                    config->read_only ? ", read-only" : "", config->snapshot && !config->read_only ? ", snapshot" : "");
+        unsigned channel = config->index / IDE_UNITS, unit = config->index % IDE_UNITS;
+        if (config->cdrom)
+            fprintf(out, "%s%s", ide_is_open(pc->ide, channel, unit) ? ", open" : "",
+                    ide_is_locked(pc->ide, channel, unit) ? ", locked" : "");
+        fputc('\n', out);
+    }
+}
+
+bool pc_change_medium(struct pc *pc, const char *drive_name, const char *file, bool force, struct error *err)
+{
+    struct pc_drive *drive = NULL;
+    char name[NAME_SIZE];
+    for (unsigned i = 0; i < pc->drive_count; i++)
+        if (strcmp(name_of(pc->drives[i].config, name), drive_name) == 0)
+            drive = &pc->drives[i];
+    if (drive == NULL)
+        return error_set(err, "there is no drive '%.60s'; 'info drives' lists them", drive_name);
+    if (!drive->config->cdrom)
+        return error_set(err, "%s: only the medium of a CD-ROM drive can be changed", drive_name);
+    unsigned channel = drive->config->index / IDE_UNITS, unit = drive->config->index % IDE_UNITS;
+    if (!force && drive->block != NULL && ide_is_locked(pc->ide, channel, unit))
+        return error_set(err, "%s: the guest has locked it; eject it in the guest, or use -f", drive_name);
+    struct block *block = file != NULL ? image_open(pc, drive->config, file, err) : NULL;
+    if (file != NULL && block == NULL)
+        return false;
+    ide_change_medium(pc->ide, channel, unit, block);
+    block_close(drive->block);
+    drive->block = block;
+    return true;
 }
 
 /* Its serial number, or one that tells its place. */

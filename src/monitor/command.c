@@ -23,6 +23,8 @@ const struct command monitor_commands[] = {
     {"nmi", "", "non-maskable interrupt, at pin LINT1 of each processor", 0, false, false, call_nmi},
     {"sendkey", "KEYS [MS]", "press keys together, such as ctrl-alt-delete, for MS milliseconds (100)", 2, false, false, call_sendkey},
     {"screendump", "FILE", "write what the screen shows as PNG, or as a pixmap if FILE ends with .ppm", ANY_WORDS, false, false, call_screendump},
+    {"change", "[-f] DRIVE FILE", "put a CD image into a drive of 'info drives'; -f even if the guest has locked it", ANY_WORDS, false, false, call_change},
+    {"eject", "[-f] DRIVE", "take the CD out of a drive", 2, false, false, call_eject},
     {"cpu", "N", "the processor that other commands are about", 1, false, false, call_cpu},
     {"engine", "[NAME]", "how guest code is executed from now on; without NAME say how", 1, false, false, call_engine},
     {"x", "/FORMAT EXPRESSION", "memory at a linear address: /10i $pc, /4xg $rsp, /s ...", ANY_WORDS, true, true, call_x},

@@ -43,6 +43,32 @@ void call_nmi(struct call *call)
     pc_nmi(vm_pc(call->vm));
 }
 
+/* [-f] DRIVE [FILE]: the medium of a drive; FILE is what follows, with its spaces. */
+static void change_medium(struct call *call, bool with_file)
+{
+    bool force = call->argc > 0 && strcmp(call->argv[0], "-f") == 0;
+    const char *drive = call->argc > force ? call->argv[force] : NULL, *file = call->rest;
+    for (unsigned skip = 0; skip <= (unsigned)force; skip++) {
+        file += strcspn(file, " \t");
+        file += strspn(file, " \t");
+    }
+    struct error err;
+    if (drive == NULL || (with_file && *file == 0))
+        call_fail(call, "%s", with_file ? "which? change [-f] DRIVE FILE" : "which? eject [-f] DRIVE");
+    else if (!pc_change_medium(vm_pc(call->vm), drive, with_file ? file : NULL, force, &err))
+        call_fail(call, "%s", err.message);
+}
+
+void call_change(struct call *call)
+{
+    change_medium(call, true);
+}
+
+void call_eject(struct call *call)
+{
+    change_medium(call, false);
+}
+
 void call_cpu(struct call *call)
 {
     uint64_t n;

@@ -29,6 +29,11 @@ static void info_mtree(struct call *call)
     memory_describe(call->v->memory, call->out);
 }
 
+static void info_drives(struct call *call)
+{
+    pc_describe_drives(vm_pc(call->vm), call->out);
+}
+
 static void describe(struct call *call, enum pc_part part)
 {
     pc_describe(vm_pc(call->vm), part, call->monitor->cpu, call->out);
@@ -182,6 +187,7 @@ const struct command monitor_infos[] = {
     {"mem", "", "linear addresses that are mapped, with their rights: u r w x", 0, true, false, info_mem},
     {"tlb", "", "each page that is mapped, with its entry's bits", 0, true, false, info_tlb},
     {"mtree", "", "physical addresses and ports", 0, false, false, info_mtree},
+    {"drives", "", "disks, CD-ROM and diskette drives, and what is in them", 0, false, false, info_drives},
     {"pic", "", "the 8259A pair", 0, true, false, info_pic},
     {"ioapic", "", "the I/O APIC's pins", 0, true, false, info_ioapic},
     {"lapic", "", "the current processor's local APIC", 0, true, false, info_lapic},

@@ -80,7 +80,8 @@ start()
     return 1
 }
 
-start
+head -c 65536 /dev/zero >"blank disk"
+start --drive media=cdrom --drive "file=$out/blank disk,id=disk,snapshot=on"
 started=$?
 answer=$(cat run.err)
 ok $started "a machine with --monitor unix:sock"
@@ -112,6 +113,18 @@ says '^[0-9a-f]{16}-[0-9a-f]{16} [0-9a-f]{16} .rw' info mem
 says '^0000000000000000: 0000000000000000 ' info tlb
 says 'RAM$' info mtree
 says '0402-0402 i/o' info mtree
+says '^ide2: CD-ROM, empty$' info drives
+says '^disk: disk, .*blank disk, 65536 bytes, snapshot$' info drives
+says '^$' change ide2 "$out/blank disk"
+says '^ide2: CD-ROM, .*/blank disk, 65536 bytes, read-only$' info drives
+refuses 'No such file' change ide2 "$out/missing"
+says '^ide2: CD-ROM, .*/blank disk' info drives
+says '^$' eject -f ide2
+says '^ide2: CD-ROM, empty$' info drives
+refuses 'no drive' eject ide7
+refuses 'only the medium of a CD-ROM' eject disk
+refuses 'which' eject
+refuses 'which' change ide2
 says '^master irr=' info pic
 says '^pin 2 ' info ioapic
 says '^lint0 .*extint' info lapic
