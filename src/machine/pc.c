@@ -242,8 +242,8 @@ struct pc *pc_create(const struct pc_config *config, struct error *err)
     pc->config = *config;
     pc->cpu_count = config->cpu_count;
     if (!pc_open_drives(pc, err) || !create_chips(pc, err) || !pc_create_firmware(pc, err) || !pc_create_legacy(pc, err) ||
-        !create_bridges(pc, err) || !pc_create_ide(pc, err) || !pc_create_video(pc, err) || !pc_create_virtio(pc, err) || !pc_create_virtio_disks(pc, err) ||
-        !map_ports(pc, err)) {
+        !create_bridges(pc, err) || !pc_create_ide(pc, err) || !pc_create_video(pc, err) || !pc_create_virtio(pc, err) ||
+        !pc_create_virtio_disks(pc, err) || !map_ports(pc, err)) {
         pc_destroy(pc);
         return NULL;
     }
@@ -306,6 +306,14 @@ static void set_pci_routing(struct pc *pc)
     static const uint8_t route[4] = {IRQ_PCI_A, IRQ_PCI_A, IRQ_PCI_B, IRQ_PCI_B};
     for (unsigned i = 0; i < 4; i++)
         pci_host_write(pc->pci, PIIX_SLOT, 0, PIIX3_PIRQ_ROUTE + i, 1, route[i]);
+    /* Each function is told its interrupt: where a kernel without ACPI looks. */
+    for (unsigned slot = 0; slot < PCI_SLOTS; slot++) {
+        for (unsigned function = 0; function < PCI_FUNCTIONS; function++) {
+            unsigned pin = pci_host_read(pc->pci, slot, function, PCI_INTERRUPT_PIN, 1);
+            if (pin >= 1 && pin <= 4)
+                pci_host_write(pc->pci, slot, function, PCI_INTERRUPT_LINE, 1, route[pci_route_pin(slot, pin)]);
+        }
+    }
     /* PCI interrupts and the SCI are level-triggered at the 8259s. */
     uint8_t level_slave = 1u << (IRQ_SCI - 8) | 1u << (IRQ_PCI_A - 8) | 1u << (IRQ_PCI_B - 8);
     memory_port_write(pc->config.memory, PORT_ELCR + 1, 1, level_slave);

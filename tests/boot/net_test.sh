@@ -18,6 +18,7 @@ work=$(mktemp -d) || exit 99
 log=$work/serial
 failures=0
 server=
+append=
 
 cleanup()
 {
@@ -76,7 +77,7 @@ guest_start()
     cat "$images/initrd" "$work/$name.cpio" >"$work/$name.initrd"
     rm -f "$log"
     timeout -k 5 "${RING3_BOOT_TIMEOUT:-280}" "$ring3" run --engine "$engine" -m 256M --no-reboot --kernel "$images/vmlinuz" \
-        --initrd "$work/$name.initrd" --append "console=ttyS0 quiet panic=-1 oops=panic" --serial "file:$log" \
+        --initrd "$work/$name.initrd" --append "console=ttyS0 quiet panic=-1 oops=panic $append" --serial "file:$log" \
         "$@" <"$work/typed" >"$work/hvc0" 2>"$work/err" &
     guest=$!
 }
@@ -169,6 +170,21 @@ fi
 guest_end
 same address 10.7.0.15
 same refused yes
+
+# ---- without ACPI and messages: what the board says by itself of its interrupts ----
+cat >"$work/bare" <<SCRIPT
+ifconfig eth0 up
+udhcpc -q -n -i eth0 >/dev/null 2>&1
+echo "CHECK data=\$(wget -q -O - http://10.0.2.2:$port/data | md5sum | cut -d' ' -f1)"
+echo "CHECK interrupt=\$(awk '/virtio/ && \$2 > 0 { print \$1 }' /proc/interrupts)"
+echo "CHECK done"
+reboot -f # the power stays on without ACPI
+SCRIPT
+append="acpi=off pci=nomsi"
+guest_start bare --net user
+guest_end
+same data "$(md5sum <"$work/www/data" | cut -d' ' -f1)"
+same interrupt 11:
 
 if [ $failures != 0 ]; then
     echo "$failures checks failed; the guest's last lines:"

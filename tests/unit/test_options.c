@@ -5,6 +5,7 @@
 #include <stdint.h>
 #include <cmocka.h>
 
+#include <stdio.h>
 #include <string.h>
 
 #include "base/suggest.h"
@@ -241,10 +242,48 @@ static void test_suggestions(void **state)
     assert_null(suggest_nearest("a word that is far longer than any option could be, so long", words, 3));
 }
 
+static void test_nets(void **state)
+{
+    struct run_options o;
+    struct error err;
+    assert_true(parse(&o, "--kernel k", &err));
+    assert_int_equal(o.nics.count, 0);
+    drives_free(&o.drives);
+    assert_true(parse(&o, "--kernel k --net user,restrict=on --nic user,model=virtio-net-pci,mac=02:00:00:00:aB:07,net=10.1.0.0/16 "
+                          "-net nic", &err));
+    assert_int_equal(o.nics.count, 2);
+    assert_string_equal(o.nics.nic[0].spec, "user,restrict=on");
+    assert_memory_equal(o.nics.nic[0].mac, "\x52\x54\x00\x12\x34\x56", 6);
+    assert_string_equal(o.nics.nic[1].spec, "user,net=10.1.0.0/16");
+    assert_memory_equal(o.nics.nic[1].mac, "\x02\x00\x00\x00\xab\x07", 6);
+    drives_free(&o.drives);
+    assert_true(parse(&o, "--kernel k --net user --net none --virtio-rng --virtio-console pty", &err));
+    assert_int_equal(o.nics.count, 0);
+    assert_true(o.virtio_rng);
+    assert_string_equal(o.virtio_console, "pty");
+    drives_free(&o.drives);
+    static const char *const bad[][2] = {
+        {"user,mac=52:54:00:12:34", "is not an address"},       {"user,mac=52:54:00:12:34:5g", "is not an address"},
+        {"user,mac=52:54:00:12:34:567", "is not an address"},   {"user,mac=01:00:00:00:00:00", "of a group"},
+        {"user,model=e1000", "model=e1000"},
+    };
+    for (unsigned i = 0; i < ARRAY_LEN(bad); i++) {
+        char line[128];
+        snprintf(line, sizeof line, "--kernel k --nic %s", bad[i][0]);
+        assert_false(parse(&o, line, &err));
+        if (strstr(err.message, bad[i][1]) == NULL)
+            fail_msg("%s: %s", bad[i][0], err.message);
+        drives_free(&o.drives);
+    }
+    assert_false(parse(&o, "--kernel k --net user --net user --net user --net user --net user --net user --net user --net user "
+                           "--net user", &err));
+    drives_free(&o.drives);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_defaults), cmocka_unit_test(test_all),   cmocka_unit_test(test_forms),
+        cmocka_unit_test(test_defaults), cmocka_unit_test(test_nets), cmocka_unit_test(test_all),   cmocka_unit_test(test_forms),
         cmocka_unit_test(test_boot),
         cmocka_unit_test(test_messages), cmocka_unit_test(test_sizes), cmocka_unit_test(test_suggestions),
     };
