@@ -156,7 +156,7 @@ static void take_byte(struct gdb *gdb, uint8_t byte)
         take_body(gdb, byte);
         break;
     case FRAMING_SUM_HIGH:
-        gdb->sum_sent = (uint8_t)(digit << 4);
+        gdb->sum_sent = (uint8_t)((digit & 15) << 4);
         gdb->framing = digit < 0 ? FRAMING_NONE : FRAMING_SUM_LOW;
         break;
     case FRAMING_SUM_LOW:
