@@ -97,6 +97,12 @@ bool pc_change_medium(struct pc *pc, const char *drive, const char *file, bool f
 enum pc_part { PC_PIC, PC_IOAPIC, PC_LAPIC, PC_VGA };
 void pc_describe(const struct pc *pc, enum pc_part part, unsigned cpu, FILE *out);
 
+/* What is there: functions of the PCI bus; network cards. */
+enum pc_devices { PC_DEVICES_PCI, PC_DEVICES_NETWORK };
+void pc_describe_devices(struct pc *pc, enum pc_devices which, FILE *out);
+/* What firmware boots from after the next reset: see boot_choice.h. */
+bool pc_set_boot_order(struct pc *pc, const char *order, struct error *err);
+
 /* What a kernel is told of the board. */
 void pc_describe_acpi(const struct pc *pc, struct acpi_description *description);
 

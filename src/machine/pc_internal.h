@@ -2,6 +2,7 @@
  *
  *   pc.c          chips, wires, ports, reset
  *   pc_disks.c    drives and their controllers
+ *   pc_describe.c what is there, for the user; media
  *   pc_cpus.c     between processors and their local APICs
  *   pc_legacy.c   DMA, diskettes, HPET
  *   pc_firmware.c the firmware's ROM, shadow RAM, firmware configuration

@@ -20,6 +20,7 @@ const struct command monitor_commands[] = {
     {"quit|q", "", "end ring3", 0, false, false, call_quit},
     {"system_reset", "", "reset the machine", 0, false, false, call_reset},
     {"system_powerdown", "", "press the power button (ACPI)", 0, false, false, call_powerdown},
+    {"boot_set", "ORDER", "what firmware boots from after a reset: letters of a c d n", 1, false, false, call_boot_set},
     {"nmi", "", "non-maskable interrupt, at pin LINT1 of each processor", 0, false, false, call_nmi},
     {"sendkey", "KEYS [MS]", "press keys together, such as ctrl-alt-delete, for MS milliseconds (100)", 2, false, false, call_sendkey},
     {"screendump", "FILE", "write what the screen shows as PNG, or as a pixmap if FILE ends with .ppm", ANY_WORDS, false, false, call_screendump},

@@ -69,6 +69,15 @@ void call_eject(struct call *call)
     change_medium(call, false);
 }
 
+void call_boot_set(struct call *call)
+{
+    struct error err;
+    if (call->argc != 1)
+        call_fail(call, "which order, such as dc for CD-ROM, then disk?");
+    else if (!pc_set_boot_order(vm_pc(call->vm), call->argv[0], &err))
+        call_fail(call, "%s", err.message);
+}
+
 void call_cpu(struct call *call)
 {
     uint64_t n;

@@ -179,6 +179,16 @@ static void info_engines(struct call *call)
     }
 }
 
+static void info_pci(struct call *call)
+{
+    pc_describe_devices(vm_pc(call->vm), PC_DEVICES_PCI, call->out);
+}
+
+static void info_network(struct call *call)
+{
+    pc_describe_devices(vm_pc(call->vm), PC_DEVICES_NETWORK, call->out);
+}
+
 const struct command monitor_infos[] = {
     {"version", "", "of ring3", 0, false, false, info_version},
     {"status", "", "running or paused", 0, false, false, info_status},
@@ -187,11 +197,13 @@ const struct command monitor_infos[] = {
     {"mem", "", "linear addresses that are mapped, with their rights: u r w x", 0, true, false, info_mem},
     {"tlb", "", "each page that is mapped, with its entry's bits", 0, true, false, info_tlb},
     {"mtree", "", "physical addresses and ports", 0, false, false, info_mtree},
-    {"drives", "", "disks, CD-ROM and diskette drives, and what is in them", 0, false, false, info_drives},
+    {"drives|block", "", "disks, CD-ROM and diskette drives, and what is in them", 0, false, false, info_drives},
     {"pic", "", "the 8259A pair", 0, true, false, info_pic},
     {"ioapic", "", "the I/O APIC's pins", 0, true, false, info_ioapic},
     {"lapic", "", "the current processor's local APIC", 0, true, false, info_lapic},
     {"vga", "", "the display adapter: its mode and registers", 0, false, false, info_vga},
+    {"pci", "", "PCI functions, with interrupts and base addresses", 0, true, false, info_pci},
+    {"network", "", "network cards", 0, false, false, info_network},
     {"irq", "", "interrupts delivered, by vector", 0, true, false, info_irq},
     {"engines", "", "the ways to execute guest code; * is the one in use", 0, false, false, info_engines},
     {"stats", "", "counters, as --stat prints them", 0, true, false, call_stats},

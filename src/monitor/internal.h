@@ -61,6 +61,7 @@ void call_quit(struct call *call);
 void call_reset(struct call *call);
 void call_powerdown(struct call *call);
 void call_nmi(struct call *call);
+void call_boot_set(struct call *call);
 void call_change(struct call *call);
 void call_eject(struct call *call);
 void call_cpu(struct call *call);

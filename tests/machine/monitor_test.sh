@@ -81,7 +81,7 @@ start()
 }
 
 head -c 65536 /dev/zero >"blank disk"
-start --drive media=cdrom --drive "file=$out/blank disk,id=disk,snapshot=on"
+start --net user --drive media=cdrom --drive "file=$out/blank disk,id=disk,snapshot=on"
 started=$?
 answer=$(cat run.err)
 ok $started "a machine with --monitor unix:sock"
@@ -129,6 +129,12 @@ says '^master irr=' info pic
 says '^pin 2 ' info ioapic
 says '^lint0 .*extint' info lapic
 says '^VGA text, 400 lines' info vga
+says 'Host bridge: PCI device 8086:1237' info pci
+says 'Ethernet controller: PCI device 1af4:1041' info pci
+says 'BAR4: I/O at 0x' info pci
+says '^virtio-net0: ([0-9a-f]{2}:){5}[0-9a-f]{2}, user' info network
+refuses 'started directly' boot_set dc
+refuses 'which order' boot_set
 says '^io-in ' info stats
 says '^translate|^interpret|^trap|^kvm' engine
 says '^\* (translate|interpret|trap|kvm) ' info engines
