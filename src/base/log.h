@@ -20,7 +20,7 @@ struct log {
 /* Lines go to `sink` (without newline); NULL writes them to stderr behind "ring3: ". */
 void log_init(struct log *log, enum log_level level, void (*sink)(void *, const char *), void *opaque);
 
-/* Writes one line if `level` is enabled. `log` may be NULL (then nothing happens). */
+/* Writes one line if `level` is enabled; LOG_OFF always is. `log` may be NULL (then nothing happens). */
 void log_write(struct log *log, enum log_level level, const char *format, ...)
     __attribute__((format(printf, 3, 4)));
 

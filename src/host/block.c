@@ -344,8 +344,8 @@ static void finish(struct block *block, struct block_request *request)
     static const char *const what[] = {"read", "write", "flush", "discard", "write zeroes"};
     int result = request->result;
     if (result != 0 && result != -EINVAL && result != -EROFS && block->troubles < TROUBLES_TOLD) {
-        block->troubles++;
-        log_warn(block->options.log, "%s: %s of %" PRIu64 " bytes at %" PRIu64 ": %s%s", block->path, what[request->op],
+        /* The first one always: it is the host's, and the guest cannot say what it was. */
+        log_write(block->options.log, block->troubles++ == 0 ? LOG_OFF : LOG_WARN, "%s: %s of %" PRIu64 " bytes at %" PRIu64 ": %s%s", block->path, what[request->op],
                  request->size, request->offset, strerror(-result),
                  block->troubles == TROUBLES_TOLD ? "; further errors of this image are not told" : "");
     }

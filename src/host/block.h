@@ -50,7 +50,7 @@ struct block_request {
     bool durable;            /* WRITE, WRITE_ZEROES: on the medium when done, as if a flush followed */
     bool may_unmap;          /* WRITE_ZEROES: the range need not stay allocated */
     uint64_t offset, size;   /* bytes; any alignment. FLUSH: ignored */
-    const struct iovec *iov; /* READ, WRITE: `size` bytes in all; kept by the caller until done */
+    const struct iovec *iov; /* READ, WRITE: `size` bytes or more in all; kept by the caller until done */
     unsigned iov_count;
     /* result: 0, or a negative errno: -EINVAL beyond the end, -EROFS, -EIO, -ENOSPC ... `transferred` bytes from the start
      * were read or written all the same. */
@@ -69,7 +69,7 @@ struct block_options {
     bool raw;                  /* do not look whether the contents are another image format, which is refused otherwise */
     struct loop *loop;         /* on whose thread requests are done; unused with a `queue` */
     struct timer_queue *queue; /* of guest time: makes requests repeatable; NULL: worker threads */
-    struct log *log;           /* the first errors are told there */
+    struct log *log;           /* the first errors are told there, the very first one even if it is off */
 };
 
 /* NULL with a message. `path` is copied. */
