@@ -159,11 +159,16 @@ bool pc_create_ide(struct pc *pc, struct error *err)
     return pc->ide != NULL;
 }
 
-/* As firmware leaves it: both channels on, the bus master at its place. */
-void pc_setup_ide(struct pc *pc)
+void pc_enable_ide(struct pc *pc)
 {
     for (unsigned i = 0; i < IDE_CHANNELS; i++)
         pci_host_write(pc->pci, PIIX_SLOT, IDE_FUNCTION, IDETIM + 2 * i, 2, IDETIM_ENABLE);
+}
+
+/* As firmware leaves it: both channels on, the bus master at its place. */
+void pc_setup_ide(struct pc *pc)
+{
+    pc_enable_ide(pc);
     pci_host_write(pc->pci, PIIX_SLOT, IDE_FUNCTION, IDE_BUS_MASTER_BAR, 4, PORT_IDE_BUS_MASTER);
     pci_host_write(pc->pci, PIIX_SLOT, IDE_FUNCTION, PCI_COMMAND, 2, PCI_COMMAND_IO | PCI_COMMAND_MASTER);
 }

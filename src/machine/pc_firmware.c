@@ -513,5 +513,6 @@ void pc_reset_firmware(struct pc *pc)
     if (pc->firmware == NULL)
         return;
     fw_cfg_reset(pc->firmware->fw_cfg);
+    pc_enable_ide(pc); /* OVMF does not */
     set_cmos_boot(pc, !pc->firmware->started && boot->once[0] != '\0' ? boot->once : boot->order);
 }

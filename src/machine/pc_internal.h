@@ -189,6 +189,8 @@ const struct pc_drive *pc_drive(const struct pc *pc, enum drive_interface interf
 bool pc_create_ide(struct pc *pc, struct error *err);
 /* What firmware does with it, for kernels that are started directly. */
 void pc_setup_ide(struct pc *pc);
+/* Only that both channels are decoded, which some firmware takes for granted. */
+void pc_enable_ide(struct pc *pc);
 /* Destroyed after the PCI bus. */
 bool pc_create_virtio_disks(struct pc *pc, struct error *err);
 void pc_destroy_virtio_disks(struct pc *pc);

@@ -227,6 +227,25 @@ bool piece_implies(const struct piece *from, const struct piece *to)
     return from->large && to->large && from->vpage >> 9 == to->vpage >> 9 && from->gpfn >> 9 == to->gpfn >> 9;
 }
 
+/* Code in ROM is interpreted, from branch to branch; finding out each time that it is ROM would cost more than that. What is
+ * noted here may be old, as nobody takes it back: then RAM is interpreted a while longer, which does no harm. */
+static bool is_unpieced(struct translate *t, uint64_t vpage)
+{
+    unsigned i = vpage % UNPIECED_SLOTS;
+    if (t->unpieced[i].vpage != vpage || t->unpieced[i].key != t->key || t->unpieced[i].trust == 0)
+        return false;
+    t->unpieced[i].trust--;
+    return true;
+}
+
+static void note_unpieced(struct translate *t, uint64_t vpage)
+{
+    unsigned i = vpage % UNPIECED_SLOTS;
+    t->unpieced[i].vpage = vpage;
+    t->unpieced[i].key = t->key;
+    t->unpieced[i].trust = UINT8_MAX;
+}
+
 static struct piece *piece_at(struct translate *t, uint64_t rip)
 {
     struct vcpu *v = t->v;
@@ -236,13 +255,17 @@ static struct piece *piece_at(struct translate *t, uint64_t rip)
         return piece;
     if (v->code_mode == CODE_64 && !gva_canonical(rip))
         return NULL;
+    if (is_unpieced(t, vpage))
+        return NULL;
     struct walk walk;
     uint32_t error;
     if (!walk_page_tables(v, rip, ACCESS_FETCH | access_current(v), false, &walk, &error))
         return NULL;
     struct page_backing page = memory_page(v->memory, walk.gpa);
-    if (page.kind != PAGE_RAM || (*page.flags & PAGE_DEVICE))
+    if (page.kind != PAGE_RAM || (*page.flags & PAGE_DEVICE)) {
+        note_unpieced(t, vpage);
         return NULL;
+    }
     piece = piece_find(t, walk.gpa >> PAGE_SHIFT, vpage, t->key, walk.size > PAGE_SIZE);
     shadow_fetch_set(v, rip, piece->id, &walk);
     return piece;

@@ -71,6 +71,7 @@ static inline enum code_mode key_mode(uint8_t key)
 #define HASH_SIZE 65536u
 #define BLOCK_HASH_SIZE (4 * HASH_SIZE)
 #define JUMPS 65536u /* entries of a jump cache: by the low 16 bits of RIP */
+#define UNPIECED_SLOTS 32u
 #define RETURN_STACK_SIZE (64 * KiB)
 #define RETURN_FRAME 64u
 #define FORMS_SIZE 16384u
@@ -230,6 +231,10 @@ struct translate {
     struct piece **pieces; /* by id - first_id */
     uint32_t piece_count, first_id;
     uint32_t *by_gpfn;     /* buckets of pieces: ids */
+    struct {
+        uint64_t vpage;
+        uint8_t key, trust; /* `trust`: for how many looks more */
+    } unpieced[UNPIECED_SLOTS]; /* pages where there was no RAM when we looked: ROM is interpreted */
     uint32_t *hash;        /* blocks by (piece, off): number + 1 */
     uint8_t *heat;
     struct form *forms;
