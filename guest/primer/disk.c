@@ -6,7 +6,7 @@
  * Before there is a first process the drive is asked again and again instead.
  *
  * Sectors that have been read are kept, and the one that was not needed for the longest time gives way to a new one. What is
- * written goes to the drive at once. A sector on its way is marked busy; whoever wants it, too, waits for it.
+ * written goes to the drive at once; disk_flush() makes the drive write what it has kept itself. A sector on its way is marked busy; whoever wants it, too, waits for it.
  *
  * Only in the build for a whole PC. ATA/ATAPI-6 (T13 1410D), chapters 7, 8 and 9.5: PIO data. */
 #include "kernel.h"
@@ -124,16 +124,26 @@ static bool transfer(struct buffer *b, bool write)
             words_out(b->bytes);
             good = interrupt_wait(0);
         }
-        if (good) { /* on the medium, and not only in the drive */
-            command(0, CMD_FLUSH_CACHE);
-            good = interrupt_wait(0);
-        }
     } else {
         command(b->sector, CMD_READ_SECTORS);
         good = interrupt_wait(STATUS_DRQ);
         if (good)
             words_in(b->bytes);
     }
+    busy = false;
+    wake(&busy);
+    interrupts_restore(flags);
+    return good;
+}
+
+bool disk_flush(void)
+{
+    word flags = interrupts_save();
+    while (busy)
+        sleep_on(&busy);
+    busy = true;
+    command(0, CMD_FLUSH_CACHE);
+    bool good = interrupt_wait(0);
     busy = false;
     wake(&busy);
     interrupts_restore(flags);

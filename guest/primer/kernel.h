@@ -204,6 +204,7 @@ void disk_interrupt(void);
 uint32_t disk_sectors(void);
 bool disk_read(uint32_t sector, unsigned from, void *to, unsigned n); /* within one sector */
 bool disk_write(uint32_t sector, unsigned at, const void *from, unsigned n);
+bool disk_flush(void);
 bool volume_mount(void);
 const struct file *volume_find(const char *name);
 const struct file *volume_at(unsigned i); /* NULL: that is one too many; its name may be empty */

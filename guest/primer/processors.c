@@ -33,20 +33,26 @@ struct processor processors[PROCESSOR_MAX];
 unsigned processor_count = 1;
 static struct process idles[PROCESSOR_MAX];
 
-/* ---- the kernel's lock: who comes takes a number and waits until it is called ---- */
+/* ---- the kernel's lock ----
+ *
+ * Whoever finds it open has it; nobody takes a number. Fairer locks are worse where a processor is a thread of somebody
+ * else's: all would wait for the one whose turn it is and who is not running. */
 
 static struct {
-    uint32_t next;
-    volatile uint32_t serving;
+    volatile uint32_t taken;
     struct processor *volatile owner;
 } lock;
 
 void kernel_lock(void)
 {
-    uint32_t mine = 1;
-    __asm__ volatile("lock; xaddl %0, %1" : "+r"(mine), "+m"(lock.next)::"memory");
-    while (lock.serving != mine)
-        __asm__ volatile("pause");
+    uint32_t was = 1;
+    for (;;) {
+        __asm__ volatile("xchgl %0, %1" : "+r"(was), "+m"(lock.taken)::"memory"); /* XCHG locks the bus by itself */
+        if (was == 0)
+            break;
+        while (lock.taken)
+            __asm__ volatile("pause");
+    }
     lock.owner = processor_here();
 }
 
@@ -54,7 +60,7 @@ void kernel_unlock(void)
 {
     lock.owner = NULL;
     __asm__ volatile("" ::: "memory"); /* stores of one processor are seen by others in their order */
-    lock.serving = lock.serving + 1;
+    lock.taken = 0;
 }
 
 /* False: this processor has it already, and was interrupted in the kernel. Only it itself can have written its name. */

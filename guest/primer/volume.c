@@ -30,6 +30,7 @@ bool volume_mount(void)
         if (!disk_read(VOLUME_DIRECTORY + i / ENTRIES_IN_SECTOR, i % ENTRIES_IN_SECTOR * sizeof(*e), e, sizeof(*e)))
             return false;
         e->name[sizeof(e->name) - 1] = 0;
+        e->changed = 0;
         if (e->start < VOLUME_DATA || e->start > end || e->room > end - e->start || e->size > (uint64_t)e->room * SECTOR)
             e->name[0] = 0; /* not what we have written */
         files[i] = (struct file){.name = e->name, .entry = e};
@@ -88,6 +89,7 @@ const struct file *volume_create(const char *name)
     const struct file *old = volume_find(name);
     if (old != NULL) { /* it begins anew where it is */
         old->entry->size = 0;
+        old->entry->changed = 1;
         return entry_write(old->entry) ? old : NULL;
     }
     for (unsigned i = 0; i < VOLUME_FILES; i++) {
@@ -97,7 +99,7 @@ const struct file *volume_create(const char *name)
         uint32_t start, gap = gap_find(&start);
         if (gap == 0 || name[0] == 0)
             return NULL;
-        *e = (struct volume_entry){.start = start, .room = (gap + 1) / 2};
+        *e = (struct volume_entry){.start = start, .room = (gap + 1) / 2, .changed = 1};
         name_copy(e->name, name, sizeof(e->name));
         return entry_write(e) ? &files[i] : NULL;
     }
@@ -140,6 +142,7 @@ word volume_write(struct volume_entry *entry, word offset, const void *from, wor
     if (entry->name[0] == 0 || offset > entry->size)
         return (word)-1;
     word done = 0;
+    entry->changed = 1;
     while (done < n) {
         uint32_t sector = (uint32_t)((offset + done) / SECTOR);
         if (sector == entry->room && free_until(entry->start + sector) > entry->start + sector)
@@ -161,9 +164,11 @@ word volume_write(struct volume_entry *entry, word offset, const void *from, wor
 void volume_close(struct volume_entry *entry)
 {
     uint32_t needed = (entry->size + SECTOR - 1) / SECTOR;
-    if (entry->name[0] == 0 || entry->room == needed)
+    if (entry->name[0] == 0 || !entry->changed)
         return;
     entry->room = needed != 0 ? needed : 1;
+    entry->changed = 0;
     entry_write(entry);
+    disk_flush();
 }
 #endif

@@ -28,7 +28,7 @@ struct volume_entry {
     char name[16]; /* empty: nobody uses this entry */
     uint32_t start, room; /* sectors */
     uint32_t size;        /* bytes */
-    uint32_t reserved;
+    uint32_t changed;     /* written to since it was opened; on the disk: whoever wrote has not come to close it */
 };
 _Static_assert(sizeof(struct volume_entry) == 32, "16 in a sector");
 
