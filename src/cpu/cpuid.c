@@ -10,7 +10,9 @@
  * NX the XD disable bit there, SYSCALL on Intel is shown in 64-bit mode only, and leaf 0xD gives sizes for the current
  * XCR0.
  *
- * The machine that is described: one socket of model.cpus cores of one thread each, APIC IDs counted from 0. Caches are
+ * The machine that is described: one socket of model.cpus cores of one thread each, APIC IDs counted from 0. Models older than
+ * 64 bits are from before there were cores: there each processor has a socket of its own, which is that HTT is clear, and
+ * firmware then has them all in its MP table (of those of one socket it lists the first). Caches are
  * the same everywhere (cache_levels[]), because guests tune copying by them and a snapshot may continue on another
  * host.
  *
@@ -106,7 +108,7 @@ static struct cpuid_result leaf_1(const struct vcpu *v)
     };
     if (model_has(m, CPU_CLFLUSH))
         r.ebx |= CACHE_LINE / 8 << 8;
-    if (m->cpus > 1) {
+    if (m->cpus > 1 && model_has(m, CPU_LM)) {
         r.edx |= BIT_HTT;
         r.ebx |= (m->cpus > 255 ? 255 : m->cpus) << 16;
     }

@@ -188,6 +188,11 @@ static void test_topology(void **state)
     assert_int_equal(r.eax, 4);
     assert_int_equal(r.ebx, 4);
     assert_int_equal(query(b, 0x8000001d, 3).eax >> 14 & 0xfff, 5);
+    /* several Pentium III: a socket each (AP-485, table 5-5: HTT is reserved there) */
+    system_model(*state, "pentium3");
+    b->model.cpus = 2;
+    assert_false(query(b, 1, 0).edx & 1u << 28);
+    assert_int_equal(query(b, 1, 0).ebx >> 16 & 0xff, 0);
 }
 
 static void test_limits(void **state)
