@@ -345,9 +345,11 @@ static void finish(struct block *block, struct block_request *request)
     int result = request->result;
     if (result != 0 && result != -EINVAL && result != -EROFS && block->troubles < TROUBLES_TOLD) {
         /* The first one always: it is the host's, and the guest cannot say what it was. */
-        log_write(block->options.log, block->troubles++ == 0 ? LOG_OFF : LOG_WARN, "%s: %s of %" PRIu64 " bytes at %" PRIu64 ": %s%s", block->path, what[request->op],
-                 request->size, request->offset, strerror(-result),
-                 block->troubles == TROUBLES_TOLD ? "; further errors of this image are not told" : "");
+        enum log_level level = block->troubles == 0 ? LOG_OFF : LOG_WARN;
+        block->troubles++;
+        log_write(block->options.log, level, "%s: %s of %" PRIu64 " bytes at %" PRIu64 ": %s%s", block->path,
+                  what[request->op], request->size, request->offset, strerror(-result),
+                  block->troubles == TROUBLES_TOLD ? "; further errors of this image are not told" : "");
     }
     request->done(request, result);
 }
