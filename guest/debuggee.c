@@ -2,7 +2,7 @@
  * what gdb says. What the guest itself can see must not change by that, which it checks here: its code reads as it was
  * written, its own debug registers work, the code that it changes is the code that runs.
  *
- * Arguments: cpus=N, how many processors there are; own=off: leave the guest's own debug registers alone, which /dev/kvm has
+ * Arguments: wait, spin until the debugger sets go_on; cpus=N, how many processors there are; own=off: leave the guest's own debug registers alone, which /dev/kvm has
  * not where it emulates guests. */
 #include "smp.h"
 
@@ -122,6 +122,10 @@ void test_main(void)
 {
     unsigned cpus = strstr(guest_arguments, "cpus=2") != NULL ? 2 : 1;
     uint32_t sum = code_sum();
+    while (strstr(guest_arguments, "wait") != NULL && !go_on)
+        tick(0);
+    spins[0] = 0;
+    go_on = false;
     ready();
     for (uint32_t n = 1; n <= 10; n++)
         called(n);

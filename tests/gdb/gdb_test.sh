@@ -17,7 +17,7 @@ own=
 n=0 arch=auto pc='$rip' ax='$rax'
 [ "$bits" = 32 ] && arch=i386 pc='$eip' ax='$eax'
 
-timeout 100 "$ring3" run --engine "$engine" -m 64 --kernel "$program" --append "cpus=$cpus $own" --serial null \
+timeout 100 "$ring3" run --engine "$engine" -m 64 --kernel "$program" --append "wait cpus=$cpus $own" --serial null \
     --debugcon file:"$out/tap" --gdb "unix:$out/gdb" --gdb-arch $arch -S "$@" </dev/null >"$out/errors" 2>&1 &
 machine=$!
 for _ in $(seq 100); do [ -S "$out/gdb" ] && break; sleep 0.1; done
@@ -33,6 +33,11 @@ set architecture $([ "$bits" = 32 ] && echo i386 || echo i386:x86-64)
 target remote $out/gdb
 printf "CHECK start %d\n", $pc == (unsigned long)&_start
 printf "CHECK cr0_pe %d\n", \$cr0 & 1
+# Ctrl-C, while it runs
+shell (sleep 1; kill -INT \$PPID) &
+continue
+printf "CHECK interrupted %d\n", spins[0] != 0 && !go_on
+set var go_on = 1
 tbreak ready
 continue
 printf "CHECK ready %d\n", $pc == (unsigned long)&ready
@@ -138,6 +143,7 @@ expect()
 
 expect 'CHECK start 1'
 expect 'CHECK cr0_pe 1'
+grep -qE 'received signal SIGINT' "$out/said" && expect 'CHECK interrupted 1' || expect 'a stop by SIGINT'
 expect 'CHECK ready 1'
 expect 'CHECK condition n=3 watched=3'
 expect 'CHECK watch 6'
