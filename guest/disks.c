@@ -5,8 +5,8 @@
  *     rounds         for ever: a block of 4 KiB is written and flushed, then acknowledged on the debug console, for who
  *                    kills the monitor and looks what the image holds
  *
- * A line is 32 bytes: "block BBBBBBBB round RRRRRRRR ....\n", with BBBBBBBB the number of the 4 KiB block and RRRRRRRR the round, in
- * hexadecimal; a block is 128 of them.
+ * A line is 32 bytes: "block BBBBBBBB round RRRRRRRR ....\n", with BBBBBBBB the number of the 4 KiB block and RRRRRRRR
+ * the round, in hexadecimal; a block is 128 of them.
  *
  * ATA/ATAPI-6; Programming Interface for Bus Master IDE Controller 1.0. */
 #include "guest.h"

@@ -1,8 +1,8 @@
-/* Drives on the command line. Written for people who know QEMU: `--drive file=disk.img,if=virtio`, `--hda`, `--cdrom`; a comma in a
- * file's name is written twice.
+/* Drives on the command line. Written for people who know QEMU: `--drive file=disk.img,if=virtio`, `--hda`, `--cdrom`;
+ * a comma in a file's name is written twice.
  *
- * Places. IDE has four: primary master (0), primary slave, secondary master (2), secondary slave. A CD-ROM drive without an index goes
- * to 2, or to the first that is free; a disk to the first that is free. */
+ * Places. IDE has four: primary master (0), primary slave, secondary master (2), secondary slave. A CD-ROM drive
+ * without an index goes to 2, or to the first that is free; a disk to the first that is free. */
 #include "cli/drives.h"
 
 #include <ctype.h>
@@ -38,7 +38,8 @@ static bool choose(const char *value, const char *const *names, unsigned count, 
         }
         snprintf(list + strlen(list), sizeof list - strlen(list), "%s%s", i > 0 ? ", " : "", names[i]);
     }
-    return error_set(err, "'%.60s' is not one of %s%s", value, list, suggest_tail(value, names, count, tail, sizeof tail));
+    return error_set(err, "'%.60s' is not one of %s%s", value, list,
+                     suggest_tail(value, names, count, tail, sizeof tail));
 }
 
 static bool number(const char *value, int max, int *result, struct error *err)
@@ -154,9 +155,12 @@ static const struct {
     const char *name;
     bool (*set)(struct reading *reading, const char *value, struct error *err);
 } keys[] = {
-    {"file", set_file},         {"if", set_if},       {"media", set_media}, {"format", set_format},
-    {"readonly", set_readonly}, {"snapshot", set_snapshot}, {"cache", set_cache}, {"index", set_index},
-    {"bootindex", set_bootindex}, {"id", set_id},     {"serial", set_serial},
+    {"file", set_file},           {"if", set_if},
+    {"media", set_media},         {"format", set_format},
+    {"readonly", set_readonly},   {"snapshot", set_snapshot},
+    {"cache", set_cache},         {"index", set_index},
+    {"bootindex", set_bootindex}, {"id", set_id},
+    {"serial", set_serial},
 };
 
 static bool set_key(struct reading *reading, const char *name, const char *value, struct error *err)
@@ -173,7 +177,8 @@ static bool set_key(struct reading *reading, const char *name, const char *value
     }
     if (value == NULL)
         return error_set(err, "'%.200s' is not KEY=VALUE (the image is file=%.200s)", name, name);
-    return error_set(err, "there is no '%.60s'%s", name, suggest_tail(name, names, ARRAY_LEN(names), tail, sizeof tail));
+    return error_set(err, "there is no '%.60s'%s", name,
+                     suggest_tail(name, names, ARRAY_LEN(names), tail, sizeof tail));
 }
 
 /* ---- options ---- */
@@ -281,7 +286,8 @@ bool drives_add_positional(struct drive_list *list, const char *file, struct err
 
 static const char *place_name(const struct drive_config *drive, char name[32])
 {
-    static const char *const ide[DRIVES_IDE] = {"primary master", "primary slave", "secondary master", "secondary slave"};
+    static const char *const ide[DRIVES_IDE] = {"primary master", "primary slave", "secondary master",
+                                                "secondary slave"};
     if (drive->interface == DRIVE_IDE)
         snprintf(name, 32, "the IDE %s", ide[drive->index]);
     else if (drive->interface == DRIVE_FLOPPY)
@@ -313,7 +319,8 @@ static bool place(struct drive_list *list, unsigned n, struct error *err)
     if (index == places(drive->interface))
         return error_set(err, "%s: there is no place left: at most %u %s drives are possible%s",
                          drive->file != NULL ? drive->file : "a drive", places(drive->interface),
-                         interface_names[drive->interface], drive->interface == DRIVE_IDE ? "; if=virtio has more" : "");
+                         interface_names[drive->interface],
+                         drive->interface == DRIVE_IDE ? "; if=virtio has more" : "");
     drive->index = index;
     list->placed[n] = true;
     return true;
@@ -342,7 +349,8 @@ static bool check_places(const struct drive_list *list, struct error *err)
 static bool place_all(struct drive_list *list, bool positional, bool cdroms, struct error *err)
 {
     for (unsigned i = 0; i < list->count; i++)
-        if (!list->placed[i] && list->positional[i] == positional && list->drive[i].cdrom == cdroms && !place(list, i, err))
+        if (!list->placed[i] && list->positional[i] == positional && list->drive[i].cdrom == cdroms &&
+            !place(list, i, err))
             return false;
     return true;
 }
@@ -354,7 +362,8 @@ bool drives_finish(struct drive_list *list, bool snapshot, struct error *err)
         drive->snapshot |= snapshot;
         drive->read_only |= drive->cdrom;
     }
-    /* Who has a place keeps it; what was named without an option is the first disk; CD-ROMs before disks, which can go anywhere. */
+    /* Who has a place keeps it; what was named without an option is the first disk; CD-ROMs before disks, which can go
+     * anywhere. */
     return check_places(list, err) && place_all(list, true, true, err) && place_all(list, true, false, err) &&
            place_all(list, false, true, err) && place_all(list, false, false, err);
 }

@@ -1,4 +1,5 @@
-/* The options that name disk images, and the positional argument of `ring3 run`: collected into descriptions of drives. */
+/* The options that name disk images, and the positional argument of `ring3 run`: collected into descriptions of drives.
+ * */
 #ifndef RING3_CLI_DRIVES_H
 #define RING3_CLI_DRIVES_H
 
@@ -13,7 +14,8 @@ struct drive_list {
     unsigned count;
 };
 
-/* One option: "drive" with its KEY=VALUE list, "hda" .. "hdd", "cdrom", "fda", "fdb" with a file. False with a message. */
+/* One option: "drive" with its KEY=VALUE list, "hda" .. "hdd", "cdrom", "fda", "fdb" with a file. False with a message.
+ * */
 bool drives_add(struct drive_list *list, const char *option, const char *value, struct error *err);
 
 /* `ring3 run disk.img`: a disk, or a CD-ROM if the file begins as one. */

@@ -9,9 +9,9 @@
  * `next_rip` is the instruction itself. INS makes sure that memory can be written before it reads the port, since
  * reading a port cannot be undone.
  *
- * Elements that lie in one page, upwards, go through the door together where nothing can come between them: no debug register is in
- * use, no segment ends there, the page is memory, the code may use all ports. The device says how many it takes; the rest is
- * done in the next round.
+ * Elements that lie in one page, upwards, go through the door together where nothing can come between them: no debug
+ * register is in use, no segment ends there, the page is memory, the code may use all ports. The device says how many
+ * it takes; the rest is done in the next round.
  *
  * I/O breakpoints (CR4.DE, DR7.R/W = 10b) are traps after the access.
  *

@@ -4,8 +4,9 @@
  *     data to the host  DRQ, "to the host", and in the byte count how much; again until all is moved. Or DMA
  *     the end           "command" and "to the host" together; the error register has the sense key
  *
- * The interrupt reason is in the sector count register, the byte count in LBA mid and high; the host has put there how much it
- * takes at a time. Replies are made in the buffer; sectors come from the image, in DMA directly to guest memory.
+ * The interrupt reason is in the sector count register, the byte count in LBA mid and high; the host has put there how
+ * much it takes at a time. Replies are made in the buffer; sectors come from the image, in DMA directly to guest
+ * memory.
  *
  * ATA/ATAPI-6, 9.7, 9.8, 8.23 (PACKET); SFF-8020i. */
 #include <string.h>

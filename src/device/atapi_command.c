@@ -1,11 +1,11 @@
-/* The packet commands of a CD-ROM drive: a table, and a function for each. The medium is one session with one data track in mode 1,
- * sectors of 2048 bytes; what is larger than a CD is presented as a DVD-ROM.
+/* The packet commands of a CD-ROM drive: a table, and a function for each. The medium is one session with one data
+ * track in mode 1, sectors of 2048 bytes; what is larger than a CD is presented as a DVD-ROM.
  *
- * Order of checks, as MMC has it: unit attention (but for INQUIRY, REQUEST SENSE, GET CONFIGURATION and GET EVENT STATUS
- * NOTIFICATION, which always answer), then the medium, then the command's fields.
+ * Order of checks, as MMC has it: unit attention (but for INQUIRY, REQUEST SENSE, GET CONFIGURATION and GET EVENT
+ * STATUS NOTIFICATION, which always answer), then the medium, then the command's fields.
  *
- * Not here: audio, writing, raw sectors (READ CD gives user data only), subchannels, changers. Fields and pages that are not served are
- * ILLEGAL REQUEST, as the standard says.
+ * Not here: audio, writing, raw sectors (READ CD gives user data only), subchannels, changers. Fields and pages that
+ * are not served are ILLEGAL REQUEST, as the standard says.
  *
  * SFF-8020i; MMC-5 (T10/1675D), chapters 5 and 6; SPC-3 for INQUIRY and MODE SENSE. */
 #include <string.h>

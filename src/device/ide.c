@@ -1,22 +1,23 @@
 /* The PIIX3's IDE function: PCI, channels, registers. See ide.h, and ide_internal.h for the other files.
  *
- * Model. A channel is a cable with up to two devices. Registers of the command block are written in both devices at once; commands and
- * reads are for the one that the device register selects. A device that is executing a command, or moving data, does not
- * take writes. An absent device 1 is answered for by device 0, with a status of 0; where device 0 is absent nobody drives the bus, and its
- * pulled-down bit 7 says "not busy".
+ * Model. A channel is a cable with up to two devices. Registers of the command block are written in both devices at
+ * once; commands and reads are for the one that the device register selects. A device that is executing a command, or
+ * moving data, does not take writes. An absent device 1 is answered for by device 0, with a status of 0; where device 0
+ * is absent nobody drives the bus, and its pulled-down bit 7 says "not busy".
  *
  * Interrupts. Each device has an interrupt pending; the cable carries that of the selected device unless nIEN is set in
- * the device control register. A rising edge sets the bus master's interrupt bit. Reading the status register, and a new
- * command, take it back.
+ * the device control register. A rising edge sets the bus master's interrupt bit. Reading the status register, and a
+ * new command, take it back.
  *
- * A channel answers at its ports while the PCI command register permits I/O and IDETIM bit 15 is set. Timings are remembered,
- * without effect; so are the drive-capable bits of the bus master's status.
+ * A channel answers at its ports while the PCI command register permits I/O and IDETIM bit 15 is set. Timings are
+ * remembered, without effect; so are the drive-capable bits of the bus master's status.
  *
  * Reset. SRST ends all that is under way; requests to the image are waited for. When it is cleared devices show their
  * signature. A reset of the PCI bus is the hardware reset.
  *
- * Deliberately not emulated: overlapped and queued commands, security, SMART, host protected area (but READ NATIVE MAX ADDRESS),
- * power-up in standby, compatible transfer timing, PIO to a device while the other one's DMA is active taking longer. */
+ * Deliberately not emulated: overlapped and queued commands, security, SMART, host protected area (but READ NATIVE MAX
+ * ADDRESS), power-up in standby, compatible transfer timing, PIO to a device while the other one's DMA is active taking
+ * longer. */
 #include "device/ide.h"
 
 #include <stdlib.h>
@@ -283,7 +284,8 @@ static unsigned command_block_read_string(void *dev, uint64_t offset, unsigned s
     return offset == ATA_DATA ? ide_data_read_string(ide_selected(dev), size, bytes, count) : 0;
 }
 
-static unsigned command_block_write_string(void *dev, uint64_t offset, unsigned size, const uint8_t *bytes, unsigned count)
+static unsigned command_block_write_string(void *dev, uint64_t offset, unsigned size, const uint8_t *bytes,
+                                           unsigned count)
 {
     return offset == ATA_DATA ? ide_data_write_string(ide_selected(dev), size, bytes, count) : 0;
 }

@@ -1,8 +1,8 @@
-/* The IDE function of the Intel PIIX3: two channels of two devices, each a disk or an ATAPI CD-ROM drive, with PIO and bus
- * master DMA.
+/* The IDE function of the Intel PIIX3: two channels of two devices, each a disk or an ATAPI CD-ROM drive, with PIO and
+ * bus master DMA.
  *
- * Ownership: images belong to the caller and outlive the function; destroy it before the PCI host, or after, but before the images are
- * closed. Threads: everything under the device lock.
+ * Ownership: images belong to the caller and outlive the function; destroy it before the PCI host, or after, but before
+ * the images are closed. Threads: everything under the device lock.
  *
  * Sources: Intel 82371FB/82371SB data sheet (290550), "IDE"; Programming Interface for Bus Master IDE Controller 1.0;
  * ATA/ATAPI-6 (T13/1410D); SFF-8020i and MMC-5 for CD-ROM drives. */
@@ -39,8 +39,8 @@ struct ide_config {
     struct log *log;
 };
 
-/* Makes itself function 1 of the PIIX3's slot. NULL with a message. Until somebody sets IDETIM (40h, 42h) bit 15 and permits I/O
- * there are no channels. */
+/* Makes itself function 1 of the PIIX3's slot. NULL with a message. Until somebody sets IDETIM (40h, 42h) bit 15 and
+ * permits I/O there are no channels. */
 struct ide *ide_create(struct pci_host *host, unsigned slot, const struct ide_config *config, struct error *err);
 void ide_destroy(struct ide *ide);
 
@@ -52,7 +52,8 @@ extern const struct io_ops ide_bus_master_ops; /* 16 bytes; `dev` is the struct 
 /* What the host does with a CD-ROM drive. The guest has locked the tray; it is open. */
 bool ide_is_locked(const struct ide *ide, unsigned channel, unsigned unit);
 bool ide_is_open(const struct ide *ide, unsigned channel, unsigned unit);
-/* Changes the medium in a CD-ROM drive; NULL takes it out. The drive tells its host. The old image may be closed then. */
+/* Changes the medium in a CD-ROM drive; NULL takes it out. The drive tells its host. The old image may be closed then.
+ * */
 void ide_change_medium(struct ide *ide, unsigned channel, unsigned unit, struct block *block);
 
 #endif

@@ -1,8 +1,8 @@
 /* Commands of an ATA disk. One table: what a command is, and its variant in a few bits.
  *
- * Addresses. With 48 bits each register holds two bytes, the one written last is the low one. With 28 bits, or cylinder, head and sector,
- * the device register has the top. A range that leaves the disk is IDNF before anything is moved. The registers say at the
- * end of a command which sector was the last, after an error which one failed.
+ * Addresses. With 48 bits each register holds two bytes, the one written last is the low one. With 28 bits, or
+ * cylinder, head and sector, the device register has the top. A range that leaves the disk is IDNF before anything is
+ * moved. The registers say at the end of a command which sector was the last, after an error which one failed.
  *
  * Errors. What cannot be read is UNC. What cannot be written or flushed is a device fault: the cause is the
  * host's (a full file system, say), and no other sector would help. A disk that may not be written aborts writes.

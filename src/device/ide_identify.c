@@ -1,5 +1,5 @@
-/* What ATA and ATAPI devices say of themselves: IDENTIFY DEVICE and IDENTIFY PACKET DEVICE. Tables of words, with what depends on the
- * device put in afterwards.
+/* What ATA and ATAPI devices say of themselves: IDENTIFY DEVICE and IDENTIFY PACKET DEVICE. Tables of words, with what
+ * depends on the device put in afterwards.
  *
  * ATA/ATAPI-6, 8.15 and 8.16. */
 #include <stdio.h>

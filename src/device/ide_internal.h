@@ -168,7 +168,8 @@ void ide_stop(struct ide_device *device);
 
 /* ---- ide_transfer.c ---- */
 
-/* Begins the transfer that device->transfer describes; for one from the buffer `filled` says how much is there or is to come. */
+/* Begins the transfer that device->transfer describes; for one from the buffer `filled` says how much is there or is to
+ * come. */
 void ide_transfer_start(struct ide_device *device);
 /* Sends a request to the image; device->request_done is called with the result, while BSY is shown until then. */
 void ide_request(struct ide_device *device, enum block_op op, uint64_t offset, uint64_t size,
@@ -186,7 +187,8 @@ void ide_bus_master_write_command(struct ide_channel *channel, uint8_t value);
 /* ---- ide_disk.c, ide_identify.c ---- */
 
 void ide_disk_command(struct ide_device *device, uint8_t command);
-/* Data could not be read or written: the image's result, or IDE_BUS_ERROR if the bus master was sent where no memory is. */
+/* Data could not be read or written: the image's result, or IDE_BUS_ERROR if the bus master was sent where no memory
+ * is. */
 #define IDE_BUS_ERROR 1
 void ide_disk_failed(struct ide_device *device, int result);
 void ide_disk_defaults(struct ide_device *device);

@@ -1,21 +1,23 @@
 /* How data move between an IDE device and its host.
  *
- * PIO. The data port moves a window of the buffer, buffer[at..end), the *DRQ block*: a sector, several for READ MULTIPLE, what
- * the host's byte count permits for packets. When it is through, the next window of the buffer follows at once with its
- * interrupt. When the buffer is through, it is filled from the image, or written to it, in one request of up to
- * IDE_BUFFER_SIZE, with BSY set meanwhile.
+ * PIO. The data port moves a window of the buffer, buffer[at..end), the *DRQ block*: a sector, several for READ
+ * MULTIPLE, what the host's byte count permits for packets. When it is through, the next window of the buffer follows
+ * at once with its interrupt. When the buffer is through, it is filled from the image, or written to it, in one request
+ * of up to IDE_BUFFER_SIZE, with BSY set meanwhile.
  *
  * Bus master. Nothing moves before both sides are ready: the device has a command with DMA, the guest has set the start
  * bit. Then descriptors (PRDs) are gathered into a scatter list of guest memory, at most CHUNK bytes at a time, and the
- * image's request goes to or from guest memory directly. Descriptors are the guest's: the table wraps within 64 KiB, as the address
- * counter of the chip does, so it always ends; an address where no memory is sets the error bit, and the command is aborted.
+ * image's request goes to or from guest memory directly. Descriptors are the guest's: the table wraps within 64 KiB, as
+ * the address counter of the chip does, so it always ends; an address where no memory is sets the error bit, and the
+ * command is aborted.
  *
- *     table shorter than the transfer   the bus master becomes inactive, the device waits for another start; no interrupt
+ *     table shorter than the transfer   the bus master becomes inactive, the device waits for another start; no
+ * interrupt
  *     table longer                      interrupt; the active bit stays
  *     alike                             interrupt; inactive
  *
- * When the start bit is cleared amid a transfer, what is under way is waited for or dropped, and the device waits for another start
- * or, more likely, for its reset.
+ * When the start bit is cleared amid a transfer, what is under way is waited for or dropped, and the device waits for
+ * another start or, more likely, for its reset.
  *
  * ATA/ATAPI-6, 9.5 to 9.8; Programming Interface for Bus Master IDE Controller, 1.2 to 3.1. */
 #include <string.h>
@@ -291,8 +293,8 @@ static void dma_run_image(struct ide_device *device)
     struct ide_transfer *transfer = &device->transfer;
     struct bus_master *bm = &device->channel->bm;
     bm->owner = device;
-    submit(device, transfer->write ? BLOCK_WRITE : BLOCK_READ, transfer->offset, bm->dma.size, bm->dma.iov, bm->dma.count,
-           dma_moved);
+    submit(device, transfer->write ? BLOCK_WRITE : BLOCK_READ, transfer->offset, bm->dma.size, bm->dma.iov,
+           bm->dma.count, dma_moved);
 }
 
 static void dma_run_buffer(struct ide_device *device)
@@ -315,7 +317,8 @@ void ide_bus_master_kick(struct ide_channel *channel)
 {
     struct bus_master *bm = &channel->bm;
     struct ide_device *device = &channel->device[channel->device[1].phase == IDE_DMA];
-    if (bm->owner != NULL || device->phase != IDE_DMA || !(bm->status & BM_STATUS_ACTIVE) || !pci_bus_master(channel->ide->function))
+    if (bm->owner != NULL || device->phase != IDE_DMA || !(bm->status & BM_STATUS_ACTIVE) ||
+        !pci_bus_master(channel->ide->function))
         return;
     const struct ide_transfer *transfer = &device->transfer;
     uint64_t wanted = transfer->image ? transfer->left : device->filled - device->at;

@@ -1,18 +1,20 @@
 /* Disk images. See block.h for the contract.
  *
- * Model. With threads: a request goes into the list `waiting`; a worker takes it, does it with plain blocking system calls, and
- * puts it into `finished`; the first one there wakes the loop through an eventfd, and the loop calls `done` for all. Threads
- * are started as they are needed, up to WORKERS_MAX, and stay. `mutex` guards the lists and nothing else; it is taken within the
- * device lock, and never held during a system call that may take time.
+ * Model. With threads: a request goes into the list `waiting`; a worker takes it, does it with plain blocking system
+ * calls, and puts it into `finished`; the first one there wakes the loop through an eventfd, and the loop calls `done`
+ * for all. Threads are started as they are needed, up to WORKERS_MAX, and stay. `mutex` guards the lists and nothing
+ * else; it is taken within the device lock, and never held during a system call that may take time.
  *
  * Repeatable: `waiting` is in order of due times, and a guest timer does what is due.
  *
- * Snapshots. `overlay` is a sparse file as large as the image; a bit for each sector of 512 bytes says that it is there and not in
- * the image. Sectors that are only partly written are filled from the image first, so bits are exact. Overlapping requests in
- * flight at one time have no order, here as on disks; the bits are set atomically, after the data, so that the worst they can give is old or new bytes.
+ * Snapshots. `overlay` is a sparse file as large as the image; a bit for each sector of 512 bytes says that it is there
+ * and not in the image. Sectors that are only partly written are filled from the image first, so bits are exact.
+ * Overlapping requests in flight at one time have no order, here as on disks; the bits are set atomically, after the
+ * data, so that the worst they can give is old or new bytes.
  *
- * Deliberately not here: image formats with a structure of their own (refused by their magic, with the way to convert them),
- * growing and shrinking, O_DIRECT (the host's page cache is wanted: it is shared between machines and survives a killed monitor).
+ * Deliberately not here: image formats with a structure of their own (refused by their magic, with the way to convert
+ * them), growing and shrinking, O_DIRECT (the host's page cache is wanted: it is shared between machines and survives a
+ * killed monitor).
  *
  * open(2), pread(2), fallocate(2), fcntl(2) "Open file description locks". */
 #include "host/block.h"
@@ -36,10 +38,10 @@
 #include "host/loop.h"
 
 #define WORKERS_MAX 4u
-#define CHUNK_IOVS 64u          /* of one system call */
-#define CHUNK_BYTES (16 * MiB)  /* likewise */
+#define CHUNK_IOVS 64u         /* of one system call */
+#define CHUNK_BYTES (16 * MiB) /* likewise */
 #define ZEROES_SIZE (64 * KiB)
-#define TROUBLES_TOLD 8u        /* lines in the log for one image */
+#define TROUBLES_TOLD 8u /* lines in the log for one image */
 /* What a repeatable disk takes, in guest time: as a good one, so that time limits of drivers hold. */
 #define REPEATABLE_LATENCY_NS 50000u
 #define REPEATABLE_NS_PER_BYTE 1u
@@ -52,8 +54,8 @@ struct block {
     uint64_t size;      /* rounded up */
     struct block_options options;
     unsigned troubles;
-    int overlay;             /* -1: no snapshot */
-    uint64_t *overlay_map;   /* a bit for each sector */
+    int overlay;           /* -1: no snapshot */
+    uint64_t *overlay_map; /* a bit for each sector */
     uint64_t overlay_map_size;
 
     /* Lists of requests. */
@@ -84,7 +86,8 @@ struct cursor {
 };
 
 /* The next at most `limit` bytes as an array; returns its length, and how many bytes it has. */
-static unsigned cursor_gather(const struct cursor *cursor, struct iovec out[CHUNK_IOVS], uint64_t limit, uint64_t *bytes)
+static unsigned cursor_gather(const struct cursor *cursor, struct iovec out[CHUNK_IOVS], uint64_t limit,
+                              uint64_t *bytes)
 {
     unsigned n = 0;
     size_t skip = cursor->skip;
@@ -238,7 +241,8 @@ static uint64_t overlay_run(const struct block *block, uint64_t sector, uint64_t
     return sector < end ? sector : end;
 }
 
-static int overlay_read(struct block *block, struct cursor *cursor, uint64_t offset, uint64_t size, uint64_t *transferred)
+static int overlay_read(struct block *block, struct cursor *cursor, uint64_t offset, uint64_t size,
+                        uint64_t *transferred)
 {
     uint64_t end = offset + size, last = (end + BLOCK_SECTOR - 1) / BLOCK_SECTOR;
     while (offset < end) {
@@ -275,7 +279,8 @@ static int overlay_fill_ends(struct block *block, uint64_t offset, uint64_t size
     return result == 0 && end % BLOCK_SECTOR != 0 ? overlay_fill(block, end / BLOCK_SECTOR) : result;
 }
 
-static int overlay_write(struct block *block, struct cursor *cursor, uint64_t offset, uint64_t size, uint64_t *transferred)
+static int overlay_write(struct block *block, struct cursor *cursor, uint64_t offset, uint64_t size,
+                         uint64_t *transferred)
 {
     int result = overlay_fill_ends(block, offset, size);
     if (result == 0)
@@ -326,9 +331,9 @@ static int carry_out(struct block *block, struct block_request *request)
         return 0;
     if (request->op == BLOCK_READ) {
         struct cursor cursor = {.iov = request->iov, .count = request->iov_count};
-        return block->overlay >= 0
-                   ? overlay_read(block, &cursor, request->offset, request->size, &request->transferred)
-                   : file_read(block->fd, &cursor, request->offset, request->size, block->file_size, &request->transferred);
+        return block->overlay >= 0 ? overlay_read(block, &cursor, request->offset, request->size, &request->transferred)
+                                   : file_read(block->fd, &cursor, request->offset, request->size, block->file_size,
+                                               &request->transferred);
     }
     if (block->options.read_only)
         return -EROFS;
@@ -528,9 +533,8 @@ static const struct {
     unsigned offset, length;
     const char *magic;
 } formats[] = {
-    {"qcow2", 0, 4, "QFI\xfb"},  {"vmdk", 0, 4, "KDMV"},     {"vmdk", 0, 4, "COWD"},
-    {"vdi", 64, 4, "\x7f\x10\xda\xbe"}, {"vhdx", 0, 8, "vhdxfile"}, {"vpc", 0, 8, "conectix"},
-    {"qed", 0, 4, "QED\0"},
+    {"qcow2", 0, 4, "QFI\xfb"}, {"vmdk", 0, 4, "KDMV"},    {"vmdk", 0, 4, "COWD"}, {"vdi", 64, 4, "\x7f\x10\xda\xbe"},
+    {"vhdx", 0, 8, "vhdxfile"}, {"vpc", 0, 8, "conectix"}, {"qed", 0, 4, "QED\0"},
 };
 
 static bool format_check(const struct block *block, struct error *err)
@@ -573,11 +577,11 @@ static bool file_lock(struct block *block, bool writing, struct error *err)
     if (fcntl(block->fd, F_OFD_SETLK, &lock) == 0)
         return true;
     if (errno == EAGAIN || errno == EACCES)
-        return error_set(err,
-                         "%s: is in use by another machine%s; end that one, or use a copy of the image%s", block->path,
-                         writing ? "" : ", which may write to it",
+        return error_set(err, "%s: is in use by another machine%s; end that one, or use a copy of the image%s",
+                         block->path, writing ? "" : ", which may write to it",
                          writing ? " (readonly=on and snapshot=on can share it)" : "");
-    log_info(block->options.log, "%s: cannot be locked (%s): nothing keeps others from using it", block->path, strerror(errno));
+    log_info(block->options.log, "%s: cannot be locked (%s): nothing keeps others from using it", block->path,
+             strerror(errno));
     return true;
 }
 
@@ -595,7 +599,8 @@ static bool file_open(struct block *block, struct error *err)
     if (block->fd < 0 && errno == EBUSY)
         return error_set(err, "%s: is in use by the host (mounted?); unmount it, or use snapshot=on", block->path);
     if (block->fd < 0 && writing && (errno == EACCES || errno == EROFS || errno == EPERM))
-        return error_set(err, "%s: may not be written: %s; use readonly=on or snapshot=on", block->path, strerror(errno));
+        return error_set(err, "%s: may not be written: %s; use readonly=on or snapshot=on", block->path,
+                         strerror(errno));
     if (block->fd < 0)
         return error_set(err, "%s: %s", block->path, strerror(errno));
     if (fstat(block->fd, &st) != 0 || (!S_ISREG(st.st_mode) && !S_ISBLK(st.st_mode)))
@@ -614,8 +619,8 @@ static bool overlay_create(struct block *block, struct error *err)
     if (block->overlay < 0 || ftruncate(block->overlay, (off_t)block->size) != 0)
         return error_set(err, "%s: a snapshot of it cannot be kept in %s: %s", block->path, directory, strerror(errno));
     block->overlay_map_size = (block->size / BLOCK_SECTOR + 63) / 64 * sizeof(uint64_t);
-    block->overlay_map = mmap(NULL, block->overlay_map_size, PROT_READ | PROT_WRITE,
-                              MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    block->overlay_map =
+        mmap(NULL, block->overlay_map_size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (block->overlay_map == MAP_FAILED) {
         block->overlay_map = NULL;
         return error_set(err, "%s: is too large for a snapshot: %s", block->path, strerror(errno));

@@ -1,25 +1,27 @@
-/* Disk images: what is behind a disk, a CD-ROM or a diskette. A raw file or a block device of the host, read and written off
- * the processors' threads.
+/* Disk images: what is behind a disk, a CD-ROM or a diskette. A raw file or a block device of the host, read and
+ * written off the processors' threads.
  *
- * An image is an array of bytes; sectors, cylinders and partitions are the devices' and the guest's matter. Its size is that
- * of the file, rounded up to 512: what lies behind the file's end reads as zeros, and a write there makes the file longer,
- * never beyond the rounded size.
+ * An image is an array of bytes; sectors, cylinders and partitions are the devices' and the guest's matter. Its size is
+ * that of the file, rounded up to 512: what lies behind the file's end reads as zeros, and a write there makes the file
+ * longer, never beyond the rounded size.
  *
- * Requests. A device fills a struct block_request and gives it away with block_submit() until its `done` is called, on the
- * loop's thread, under the device lock, never from within block_submit(). Requests of one image run side by side and may be
- * done in any order; who needs an order waits for the one before submitting the other. A flush covers the writes
- * that were done before it was submitted: when it is done they are on the medium (fdatasync). No acknowledged write is lost
- * when the monitor is killed, flushed or not; the host's crash or power failure loses what was not flushed.
+ * Requests. A device fills a struct block_request and gives it away with block_submit() until its `done` is called, on
+ * the loop's thread, under the device lock, never from within block_submit(). Requests of one image run side by side
+ * and may be done in any order; who needs an order waits for the one before submitting the other. A flush covers the
+ * writes that were done before it was submitted: when it is done they are on the medium (fdatasync). No acknowledged
+ * write is lost when the monitor is killed, flushed or not; the host's crash or power failure loses what was not
+ * flushed.
  *
- * Repeatable runs. With a guest timer queue in the options there are no threads: a request is carried out by a timer of that
- * queue, a fixed guest time after it was submitted (by operation and size), and done in order. What the guest sees then depends on nothing of the
- * host's but the image.
+ * Repeatable runs. With a guest timer queue in the options there are no threads: a request is carried out by a timer of
+ * that queue, a fixed guest time after it was submitted (by operation and size), and done in order. What the guest sees
+ * then depends on nothing of the host's but the image.
  *
- * Locks on the image. Writers hold an exclusive OFD lock on the file, readers a shared one; two machines cannot write one
- * image, nor one read what the other writes. Block devices are opened exclusively for writing: mounted ones are refused.
+ * Locks on the image. Writers hold an exclusive OFD lock on the file, readers a shared one; two machines cannot write
+ * one image, nor one read what the other writes. Block devices are opened exclusively for writing: mounted ones are
+ * refused.
  *
- * Snapshots. Nothing is written to the image: writes go to an unnamed file (in $TMPDIR, else /var/tmp; where that cannot be
- * made, in memory), which is gone with the process.
+ * Snapshots. Nothing is written to the image: writes go to an unnamed file (in $TMPDIR, else /var/tmp; where that
+ * cannot be made, in memory), which is gone with the process.
  *
  * Threads: everything under the device lock. Errors: of opening, struct error; of a request, its result. */
 #ifndef RING3_HOST_BLOCK_H
@@ -52,8 +54,8 @@ struct block_request {
     uint64_t offset, size;   /* bytes; any alignment. FLUSH: ignored */
     const struct iovec *iov; /* READ, WRITE: `size` bytes or more in all; kept by the caller until done */
     unsigned iov_count;
-    /* result: 0, or a negative errno: -EINVAL beyond the end, -EROFS, -EIO, -ENOSPC ... `transferred` bytes from the start
-     * were read or written all the same. */
+    /* result: 0, or a negative errno: -EINVAL beyond the end, -EROFS, -EIO, -ENOSPC ... `transferred` bytes from the
+     * start were read or written all the same. */
     void (*done)(struct block_request *request, int result);
     uint64_t transferred;
     /* block.c's: */
@@ -82,8 +84,8 @@ uint64_t block_size(const struct block *block); /* a multiple of BLOCK_SECTOR, n
 bool block_read_only(const struct block *block);
 
 void block_submit(struct block *block, struct block_request *request);
-/* For resets. Returns when no request is in flight: those not begun are dropped, the others waited for. `done` is called for none of
- * them. */
+/* For resets. Returns when no request is in flight: those not begun are dropped, the others waited for. `done` is
+ * called for none of them. */
 void block_cancel(struct block *block);
 
 #endif

@@ -1,5 +1,6 @@
-/* The board's drives: images are opened here, once, and given to the controllers: the PIIX3's IDE function (0:1.1, channels at
- * 1F0h and 170h, interrupts 14 and 15), and virtio devices in slots of their own, in order of their index. */
+/* The board's drives: images are opened here, once, and given to the controllers: the PIIX3's IDE function (0:1.1,
+ * channels at 1F0h and 170h, interrupts 14 and 15), and virtio devices in slots of their own, in order of their index.
+ * */
 #include "machine/pc_internal.h"
 
 #include <inttypes.h>
@@ -78,7 +79,9 @@ void pc_describe_drives(const struct pc *pc, FILE *out)
         const struct drive_config *config = drive->config;
         char name[NAME_SIZE];
         fprintf(out, "%s: %s, ", name_of(config, name),
-                config->cdrom ? "CD-ROM" : config->interface == DRIVE_FLOPPY ? "diskette" : "disk");
+                config->cdrom                       ? "CD-ROM"
+                : config->interface == DRIVE_FLOPPY ? "diskette"
+                                                    : "disk");
         if (drive->block == NULL)
             fputs("empty", out);
         else

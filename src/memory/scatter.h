@@ -1,7 +1,8 @@
-/* A growing list of pieces of guest memory, gathered range by range: for devices whose scatter lists have no bound of their own.
+/* A growing list of pieces of guest memory, gathered range by range: for devices whose scatter lists have no bound of
+ * their own.
  *
- * Built on memory/dma.h, whose words on pointers and watchers hold here. Pieces that lie side by side on the host become one. A
- * list is all zeros at first.
+ * Built on memory/dma.h, whose words on pointers and watchers hold here. Pieces that lie side by side on the host
+ * become one. A list is all zeros at first.
  *
  * Threads: scatter_add() under the device lock. */
 #ifndef RING3_MEMORY_SCATTER_H
@@ -19,8 +20,8 @@ struct scatter {
 void scatter_clear(struct scatter *scatter);
 void scatter_free(struct scatter *scatter);
 
-/* Appends `size` bytes at `gpa`. False, with the list as it was, if not all of them are RAM, or ROM if nothing is written. Aborts
- * when the host has no memory for the list itself. */
+/* Appends `size` bytes at `gpa`. False, with the list as it was, if not all of them are RAM, or ROM if nothing is
+ * written. Aborts when the host has no memory for the list itself. */
 bool scatter_add(struct scatter *scatter, struct memory *memory, gpa_t gpa, uint64_t size, bool write);
 
 /* The first `size` bytes have been written through the pointers. */

@@ -1,15 +1,17 @@
-/* libFuzzer entry for the IDE function: disks and CD-ROM drives, with bus master and guest memory, as a hostile driver uses them.
+/* libFuzzer entry for the IDE function: disks and CD-ROM drives, with bus master and guest memory, as a hostile driver
+ * uses them.
  *
- * The primary channel has a disk and a CD-ROM drive, the secondary one a disk that may not be written, and an empty drive. The first byte
- * of the input says whether images have threads (bit 0) or go by the guest's clock. Then come steps of 8 bytes:
+ * The primary channel has a disk and a CD-ROM drive, the secondary one a disk that may not be written, and an empty
+ * drive. The first byte of the input says whether images have threads (bit 0) or go by the guest's clock. Then come
+ * steps of 8 bytes:
  *
  *     byte 0     what to do (enum step_kind, modulo) in bits 3..0; the channel in bit 4
  *     byte 1     register, size, command or opcode
  *     byte 2, 3  count, little endian
  *     byte 4-7   value, little endian
  *
- * Beside single accesses there are steps that make whole commands, packets and descriptor tables, most of them sensible, so that the
- * states behind them are reached. Sanitizers and check() are the oracle, and that time goes on.
+ * Beside single accesses there are steps that make whole commands, packets and descriptor tables, most of them
+ * sensible, so that the states behind them are reached. Sanitizers and check() are the oracle, and that time goes on.
  *
  * Built with: clang -fsanitize=fuzzer,address,undefined ide_fuzz.c, the device, host, memory and base libraries. */
 #include <stdint.h>

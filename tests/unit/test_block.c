@@ -1,5 +1,5 @@
-/* Disk images: every operation with threads and in guest time, snapshots, ends of files, errors, locks, cancelling. The oracle is
- * the file itself, and a copy in memory that is changed as the requests say. */
+/* Disk images: every operation with threads and in guest time, snapshots, ends of files, errors, locks, cancelling. The
+ * oracle is the file itself, and a copy in memory that is changed as the requests say. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>

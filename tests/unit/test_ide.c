@@ -1,6 +1,7 @@
-/* The PIIX3's IDE function: registers, PIO, bus master, errors, resets, and a CD-ROM drive's packets. The primary channel has a disk
- * and a CD-ROM drive, the secondary one a disk that may not be written, alone. Images go by the bench's clock. The oracle is ATA/ATAPI-6, MMC and
- * the bus master specification, written into the test, and the images' bytes. */
+/* The PIIX3's IDE function: registers, PIO, bus master, errors, resets, and a CD-ROM drive's packets. The primary
+ * channel has a disk and a CD-ROM drive, the secondary one a disk that may not be written, alone. Images go by the
+ * bench's clock. The oracle is ATA/ATAPI-6, MMC and the bus master specification, written into the test, and the
+ * images' bytes. */
 #include "device_test.h"
 
 #include <fcntl.h>

@@ -1,5 +1,5 @@
-/* The virtio block device: requests as a driver makes them, in flight together, and wrong ones. The oracle is VIRTIO 1.1, 5.2, and the
- * image's bytes. */
+/* The virtio block device: requests as a driver makes them, in flight together, and wrong ones. The oracle is VIRTIO
+ * 1.1, 5.2, and the image's bytes. */
 #include "virtio_driver.h"
 
 #include <fcntl.h>

@@ -1,13 +1,13 @@
 /* Virtio block device. See virtio_blk.h.
  *
- * Model. Each chain is a request: a header of 16 bytes to read, data in either direction, and a status byte to write, the last byte
- * that is writable. Data go between the image and the chain's pieces directly. Requests are submitted as they are found, and
- * given back as they are done, in any order; at most REQUESTS_MAX are in flight, however many the guest claims to have: the
- * rest stays in the ring until some are done.
+ * Model. Each chain is a request: a header of 16 bytes to read, data in either direction, and a status byte to write,
+ * the last byte that is writable. Data go between the image and the chain's pieces directly. Requests are submitted as
+ * they are found, and given back as they are done, in any order; at most REQUESTS_MAX are in flight, however many the
+ * guest claims to have: the rest stays in the ring until some are done.
  *
- * Chains without room for header and status break the device, since there is nowhere to answer. Anything else that is wrong
- * with a request is answered: IOERR for what cannot be done (a range beyond the end, writing a read-only image, half
- * sectors), UNSUPP for what is not known.
+ * Chains without room for header and status break the device, since there is nowhere to answer. Anything else that is
+ * wrong with a request is answered: IOERR for what cannot be done (a range beyond the end, writing a read-only image,
+ * half sectors), UNSUPP for what is not known.
  *
  * Write cache. Writes are in the host's page cache when they are done, unless the driver cannot flush (FLUSH was not
  * negotiated) or has switched the cache off (CONFIG_WCE, `writeback` = 0): then they are on the medium.
@@ -170,7 +170,8 @@ static uint8_t transfer_begin(struct request *request, uint64_t sector)
     const struct virtio_chain *chain = request->chain;
     bool write = request->type == T_OUT;
     uint64_t size = write ? chain->out_size : chain->in_size;
-    if (size % BLOCK_SECTOR != 0 || !in_disk(blk, sector, size / BLOCK_SECTOR) || (write && block_read_only(blk->block)))
+    if (size % BLOCK_SECTOR != 0 || !in_disk(blk, sector, size / BLOCK_SECTOR) ||
+        (write && block_read_only(blk->block)))
         return S_IOERR;
     request->block = (struct block_request){
         .op = write ? BLOCK_WRITE : BLOCK_READ,
@@ -233,8 +234,9 @@ static void request_begin(struct request *request, uint64_t sector)
         flush_begin(request);
         return;
     case T_GET_ID:
-        request_end(request, S_OK,
-                    virtio_copy_to(blk->memory, request->chain->in, request->chain->in_count, 0, blk->serial, SERIAL_SIZE));
+        request_end(
+            request, S_OK,
+            virtio_copy_to(blk->memory, request->chain->in, request->chain->in_count, 0, blk->serial, SERIAL_SIZE));
         return;
     case T_DISCARD:
     case T_WRITE_ZEROES:

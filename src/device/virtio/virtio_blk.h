@@ -10,7 +10,8 @@
 struct block;
 struct virtio_blk;
 
-/* NULL with a message. `block` outlives it; `serial` has up to 20 characters and is copied. Destroyed after the PCI host. */
+/* NULL with a message. `block` outlives it; `serial` has up to 20 characters and is copied. Destroyed after the PCI
+ * host. */
 struct virtio_blk *virtio_blk_create(const struct virtio_bus *bus, struct block *block, const char *serial,
                                      struct error *err);
 void virtio_blk_destroy(struct virtio_blk *blk);
