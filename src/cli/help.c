@@ -12,7 +12,7 @@ static const char overview[] = "ring3 runs whole, unmodified x86 PC operating sy
                                "no root, no kernel module, and with or without /dev/kvm.\n"
                                "\n"
                                "Usage:\n"
-                               "  ring3 run [options]      boot a guest and stay with it until it ends\n"
+                               "  ring3 run [IMAGE]        boot a guest and stay with it until it ends\n"
                                "  ring3 engines            the ways to execute guest code, and which work here\n"
                                "  ring3 monitor PATH       the console of a running machine's monitor\n"
                                "  ring3 top PATH           what a running machine does, each second\n"
@@ -24,6 +24,11 @@ static const char overview[] = "ring3 runs whole, unmodified x86 PC operating sy
                                "\n";
 
 static const char examples[] =
+    "Boot what a PC boots: from a disk, or from a CD with a disk to install to:\n"
+    "\n"
+    "  ring3 run -m 1G disk.img\n"
+    "  truncate -s 8G disk.img; ring3 run -m 1G --cdrom installer.iso disk.img\n"
+    "\n"
     "Boot Debian's kernel with a busybox initrd (packages: busybox-static, cpio):\n"
     "\n"
     "  mkdir -p root/bin root/dev root/proc root/sys\n"
@@ -79,7 +84,7 @@ static void help_overview(void)
 
 static void help_run(void)
 {
-    fputs("Usage: ring3 run --kernel FILE [options]\n\nOptions (with one dash or two, VALUE or =VALUE):\n", stdout);
+    fputs("Usage: ring3 run [options] [IMAGE...]\n       ring3 run --kernel FILE [options] [IMAGE...]\n\nOptions (with one dash or two, VALUE or =VALUE):\n", stdout);
     run_options_help(stdout);
     fputc('\n', stdout);
     fputs(keys, stdout);

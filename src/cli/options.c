@@ -75,7 +75,7 @@ static const struct option_row rows[] = {
      "the kernel: bzImage, ELF (vmlinux, PVH, or any 32- or 64-bit program)"},
     {"initrd", 0, OPTION_TEXT, FIELD(initrd), "FILE", NULL, "its initial RAM disk"},
     {"append", 0, OPTION_TEXT, FIELD(append), "TEXT", NULL, "its command line, such as \"console=ttyS0\""},
-    {"drive", 0, OPTION_DRIVE, FIELD(drives), "file=F[,KEY=...]", NULL,
+    {"drive", 0, OPTION_DRIVE, FIELD(drives), "file=F[,...]", NULL,
      "a disk image: if=ide|virtio|floppy, media=disk|cdrom,\nreadonly=on, snapshot=on, index=N, bootindex=N, cache=unsafe"},
     {"hda", 0, OPTION_DRIVE, FIELD(drives), "FILE", NULL, "the first IDE disk; also --hdb, --hdc, --hdd"},
     {"hdb", 0, OPTION_DRIVE, FIELD(drives), "FILE", NULL, NULL},
