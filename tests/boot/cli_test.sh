@@ -78,7 +78,7 @@ refuse 'a command is missing*'
 refuse "there is no command 'rnu' (did you mean 'run'?)*" rnu
 refuse "'--kernel' before a command*" --kernel exit
 refuse 'nothing to boot*--kernel FILE*' run
-refuse "two drives at one place: the IDE primary master is to be exit and loop" run --kernel exit exit --hda loop
+refuse "two drives at one place: the IDE primary master is to be exit and loop" run --kernel exit --hda exit --hda loop
 refuse 'missing.img: No such file or directory' run --kernel exit missing.img
 refuse "--drive: there is no 'fiel' (did you mean 'file'?)" run --kernel exit --drive fiel=exit
 refuse "--drive: if: 'scsi' is not one of ide, virtio, floppy" run --kernel exit --drive file=exit,if=scsi
