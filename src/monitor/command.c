@@ -125,6 +125,8 @@ static void call_in(struct call *call, const struct command *table, const char *
         return;
     }
     call->format = NULL;
+    if (command->format && rest[strspn(rest, " \t")] == '/')
+        rest += strspn(rest, " \t"); /* `x /4xb`, as well as `x/4xb` */
     if (*rest == '/') {
         if (!command->format) {
             call_fail(call, "%.*s takes no format", (int)length, line);

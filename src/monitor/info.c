@@ -202,6 +202,7 @@ const struct command monitor_infos[] = {
     {"ioapic", "", "the I/O APIC's pins", 0, true, false, info_ioapic},
     {"lapic", "", "the current processor's local APIC", 0, true, false, info_lapic},
     {"vga", "", "the display adapter: its mode and registers", 0, false, false, info_vga},
+    {"screen", "", "the text on the screen", 0, false, false, info_screen},
     {"pci", "", "PCI functions, with interrupts and base addresses", 0, true, false, info_pci},
     {"network", "", "network cards", 0, false, false, info_network},
     {"irq", "", "interrupts delivered, by vector", 0, true, false, info_irq},

@@ -86,5 +86,6 @@ void call_gva2gpa(struct call *call);
 /* tables.c */
 void info_mem(struct call *call);
 void info_tlb(struct call *call);
+void info_screen(struct call *call);
 
 #endif

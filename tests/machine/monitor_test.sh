@@ -103,6 +103,7 @@ says '^cr0  .*PG' info registers -a
 says '"what the monitor shows' x/s "$text"
 says ': 0x77 0x68 0x61 0x74$' x/4xb "$text"
 says "'w' 'h' 'a' 't'" xp/4c "$text"
+says "'w' 'h' 'a' 't'" xp /4c "$text"
 says ':  48 ff 07 +inc .*\[rdi\]' x/1i "$code"
 says 'in al, 0x64' x/3i "$code"
 says 'gpa: '"$(printf '%#x' "$text")" gva2gpa "$text"
@@ -129,6 +130,9 @@ says '^master irr=' info pic
 says '^pin 2 ' info ioapic
 says '^lint0 .*extint' info lapic
 says '^VGA text, 400 lines' info vga
+ask info screen
+[ $status = 0 ] && [ "$(wc -l <<<"$answer")" -le 25 ]
+ok $? "info screen: at most 25 lines of text"
 says 'Host bridge: PCI device 8086:1237' info pci
 says 'Ethernet controller: PCI device 1af4:1041' info pci
 says 'BAR4: I/O at 0x' info pci

@@ -175,7 +175,7 @@ class Machine:
         """One command to the monitor; returns its answer."""
         if self.emulator != "qemu":
             ring3 = self.emulator.rsplit(":", 1)[0]
-            return subprocess.run([ring3, "monitor", self.monitor_path, command], stdout=subprocess.PIPE, text=True,
+            return subprocess.run([ring3, "monitor", self.monitor_path, *command.split()], stdout=subprocess.PIPE, text=True,
                                   timeout=60, check=True).stdout
         with socket.socket(socket.AF_UNIX) as s:
             s.connect(self.monitor_path)
@@ -192,7 +192,10 @@ class Machine:
     def screen(self):
         """The text on the screen, line by line. (QEMU: all of the adapter's memory, of which the screen is a part.)"""
         if self.emulator != "qemu":
-            return self.monitor("screen").splitlines()
+            try:
+                return self.monitor("info screen").splitlines()
+            except subprocess.CalledProcessError:
+                return []  # in a graphics mode
         path = os.path.join(self.directory, "text")
         self.monitor(f'pmemsave 0xb8000 0x8000 "{path}"')
         with open(path, "rb") as f:
