@@ -8,7 +8,7 @@ KIND ?= cloud
 export BUILD JOBS
 
 .DEFAULT_GOAL := all
-.PHONY: all setup run test test-asan fuzz fuzz-isa stress bench images install clean help
+.PHONY: all setup run test test-long test-asan fuzz fuzz-isa stress bench images install clean help
 
 all: ## build $(BUILD)/ring3
 	@scripts/build.sh $(BUILD)
@@ -24,6 +24,10 @@ run: ## build everything and boot Debian's kernel to a shell on this terminal
 test: ## set up and run every test, some fifteen minutes on two cores
 	@scripts/setup.sh --if-needed
 	@scripts/test.sh
+
+test-long: ## whole systems, from Debian's packages: some twenty minutes, and five to make their images
+	@scripts/setup.sh --if-needed
+	@scripts/test.sh long
 
 test-asan: ## unit, isa and guest tests under the address and undefined-behaviour sanitizers
 	@scripts/setup.sh --if-needed

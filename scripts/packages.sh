@@ -6,7 +6,7 @@ libncurses-dev libzstd-dev liblz4-dev zlib1g-dev libbz2-dev libslirp-dev nasm'
 # Guest images, tests and fuzzing; the browser is for the pages of `ring3 report`.
 packages_test='seabios gcc-multilib busybox-static cpio zstd gzip clang gdb libclang-rt-14-dev chromium-headless-shell tmux strace'
 # Images of whole systems (scripts/system-image.sh), and what tests/systems drives them with.
-packages_systems='mmdebstrap fakeroot fakechroot uidmap e2fsprogs fdisk grub-pc-bin grub-common xorriso mtools tmux
+packages_systems='mmdebstrap fakeroot fakechroot uidmap e2fsprogs fdisk grub-pc-bin grub-common xorriso mtools
 python3-minimal'
 # For make bench, to compare with.
 packages_bench='qemu-system-x86'

@@ -25,7 +25,7 @@ if ! command -v dpkg-query >/dev/null || ! command -v apt-get >/dev/null; then
 fi
 
 # shellcheck disable=SC2086 # lists of words
-missing=$(packages_missing $packages_build $packages_test $packages_bench | tr '\n' ' ')
+missing=$(packages_missing $packages_build $packages_test $packages_systems $packages_bench | tr '\n' ' ')
 i386=yes
 dpkg --print-foreign-architectures | grep -qx i386 || i386=no
 indexed=yes

@@ -3,6 +3,7 @@
 #
 #   test.sh         all of it
 #   test.sh asan    only the sanitized part
+#   test.sh long    whole systems that take minutes each: `make test-long`
 #
 # Order: quick things first, whole kernels and fuzzing last. The last line counts; the exit status is 0 only if all passed.
 # What failed is said once more just above it: the names of the tests, and the last lines that each of them printed.
@@ -107,6 +108,12 @@ sanitized()
 
 if [ "$what" = asan ]; then
     sanitized
+elif [ "$what" = long ]; then
+    heading "build"
+    build_or_stop "$build"
+    step images scripts/system-image.sh all
+    suite systems "$build" --suite systems
+    suite long "$build" --suite long
 else
     heading "build"
     build_or_stop "$build"
@@ -117,6 +124,8 @@ else
     step fuzz scripts/fuzz.sh --seconds 10
     step images scripts/guest-image.sh all virtio
     suite boot "$build" --suite boot
+    step images scripts/system-image.sh memtest grub
+    suite systems "$build" --suite systems
 fi
 
 [ -s "$failures" ] && { heading "what failed"; cat "$failures"; }
