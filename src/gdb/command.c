@@ -409,6 +409,7 @@ static void detach(struct gdb *gdb)
     packet_text(gdb, "OK");
     points_clear(vm_debug_points(gdb->config.vm));
     points_clear(&gdb->soft);
+    gdb->found_held = false;
     gdb->running = true; /* it could come back by any packet that looks at the machine */
     vm_go(gdb->config.vm);
 }

@@ -191,14 +191,15 @@ static void on_writable(void *opaque)
         chardev_accept_input(gdb->dev);
 }
 
-/* The client leaves: its points go, and the machine goes on. */
+/* The client leaves: its points go, and the machine goes on, unless it was held when the client came and still is. */
 static void leave(struct gdb *gdb)
 {
     if (gdb->gone)
         return;
     gdb->gone = true;
     vm_debug_attach(gdb->config.vm, NULL);
-    vm_go(gdb->config.vm);
+    if (!gdb->found_held)
+        vm_go(gdb->config.vm);
     timer_arm(&gdb->reaper, clock_monotonic_ns());
 }
 
@@ -245,6 +246,7 @@ void gdb_accept(void *opaque, struct chardev *dev)
     points_clear(&gdb->soft);
     free(gdb->last_packet);
     gdb->last_packet = NULL;
+    gdb->found_held = vm_is_held(vm);
     vm_hold(vm);
     registers_fini(&gdb->registers);
     registers_init(&gdb->registers, vm_vcpu(vm, 0), is_wide(gdb));

@@ -64,6 +64,7 @@ struct gdb {
     bool gone;
     bool no_ack;          /* neither side acknowledges packets */
     bool running;         /* the client waits for a stop */
+    bool found_held;      /* the machine was held when it came, and it has not let it go on */
     bool physical;        /* memory is read and written by physical address */
     bool quiet_steps;     /* interrupts wait during single steps */
     unsigned thread;      /* that `g`, `m` and others are about: index of a processor */

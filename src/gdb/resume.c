@@ -54,6 +54,7 @@ static bool go(struct gdb *gdb, const enum vm_action actions[MACHINE_CPUS_MAX])
 {
     uint32_t holds = gdb->quiet_steps ? PENDING_INTR | PENDING_NMI : 0;
     gdb->running = true;
+    gdb->found_held = false;
     if (vm_is_held(gdb->config.vm))
         vm_debug_resume(gdb->config.vm, actions, holds);
     return true;

@@ -92,6 +92,12 @@ refuse "--memory: '1T' is too much*" run -m 1T --kernel exit
 refuse "--memory: '-1' is not a size*" run -m -1 --kernel exit
 refuse "--timeout: 'soon'*" run --timeout soon --kernel exit
 refuse "--serial: 'stido'* (did you mean 'stdio'?)" run --serial stido --kernel exit
+refuse "--gdb: tcp:nowhere: HOST:PORT is expected*" run --gdb tcp:nowhere --kernel exit
+refuse "--gdb: tcp:example.org:1: 'example.org' is neither an address in digits nor localhost" run --gdb tcp:example.org:1 --kernel exit
+refuse "--gdb: tcp::70000: '70000' is not a port from 1 to 65535" run --gdb tcp::70000 --kernel exit
+refuse '--gdb: tcp needs an address: tcp:HOST:PORT' run --gdb tcp --kernel exit
+refuse '--stopped: nobody could let the machine begin*' run -S --kernel exit
+refuse "--gdb-arch: *arm*" run --gdb-arch arm --gdb tcp::1 --kernel exit
 refuse '--serial: /nonexistent/log: No such file or directory' run --serial file:/nonexistent/log --kernel exit
 refuse '--trace: /nonexistent/t: *' run --trace /nonexistent/t --kernel exit
 refuse "--trace-size: '1K' is too little*" run --trace-size 1K --kernel exit

@@ -17,10 +17,31 @@ own=
 n=0 arch=auto pc='$rip' ax='$rax'
 [ "$bits" = 32 ] && arch=i386 pc='$eip' ax='$eax'
 
-timeout 100 "$ring3" run --engine "$engine" -m 64 --kernel "$program" --append "wait cpus=$cpus $own" --serial null \
-    --debugcon file:"$out/tap" --gdb "unix:$out/gdb" --gdb-arch $arch -S "$@" </dev/null >"$out/errors" 2>&1 &
-machine=$!
-for _ in $(seq 100); do [ -S "$out/gdb" ] && break; sleep 0.1; done
+# Over TCP with --clock instructions, else over a Unix socket. A port may be somebody else's.
+start()
+{
+    timeout 100 "$ring3" run --engine "$engine" -m 64 --kernel "$program" --append "wait cpus=$cpus $own" --serial null \
+        --debugcon file:"$out/tap" --gdb "$to" --gdb-arch $arch -S "$@" </dev/null >"$out/errors" 2>&1 &
+    machine=$!
+    for _ in $(seq 300); do
+        [ -S "$out/gdb" ] && return
+        case $to in tcp*) grep -q ":$(printf %04X $port) [0-9:]* 0A " /proc/net/tcp && return ;; esac
+        kill -0 $machine 2>/dev/null || return 1
+        sleep 0.1
+    done
+}
+case " $* " in
+*' --clock instructions '*)
+    for try in 1 2 3 4 5; do
+        port=$((20000 + (RANDOM + $$) % 20000)) to=tcp:127.0.0.1:$port target=127.0.0.1:$port
+        start "$@" && break
+    done
+    ;;
+*)
+    to=unix:$out/gdb target=$out/gdb
+    start "$@"
+    ;;
+esac
 
 # step LABEL NAME: one instruction; must come to LABEL
 steps() { echo "stepi"; echo "printf \"CHECK $2 %d\\n\", $pc == (unsigned long)&$1"; }
@@ -30,7 +51,7 @@ set confirm off
 set pagination off
 set remotetimeout 30
 set architecture $([ "$bits" = 32 ] && echo i386 || echo i386:x86-64)
-target remote $out/gdb
+target remote $target
 printf "CHECK start %d\n", $pc == (unsigned long)&_start
 printf "CHECK cr0_pe %d\n", \$cr0 & 1
 # Ctrl-C, while it runs
