@@ -55,7 +55,7 @@ target remote $target
 printf "CHECK start %d\n", $pc == (unsigned long)&_start
 printf "CHECK cr0_pe %d\n", \$cr0 & 1
 # Ctrl-C, while it runs
-shell (sleep 1; kill -INT \$PPID) &
+shell (sleep 3; kill -INT \$PPID) &
 continue
 printf "CHECK interrupted %d\n", spins[0] != 0 && !go_on
 set var go_on = 1
