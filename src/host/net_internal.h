@@ -83,6 +83,18 @@ bool net_can_coalesce(const uint8_t *frame, size_t size);
 /* Adds such a segment to the one before, for a guest that takes them apart itself. False: it does not follow it. */
 bool net_coalesce(struct net_packet *before, const uint8_t *frame, size_t size);
 
+/* net_fragment.c. Datagrams of which fragments have come. */
+#define NET_DATAGRAMS 4u
+struct net_fragments {
+    struct net_packet *datagram[NET_DATAGRAMS];
+    unsigned next;
+};
+/* Whether it is a fragment of IPv4. */
+bool net_is_fragment(const uint8_t *frame, size_t size);
+/* Takes a fragment in: the datagram that it completes, to be freed by the caller; NULL: none yet, or never. */
+struct net_packet *net_reassemble(struct net_fragments *fragments, const uint8_t *frame, size_t size);
+void net_fragments_clear(struct net_fragments *fragments);
+
 /* The kinds. */
 struct net *net_user_create(const char *options, struct error *err);
 struct net *net_tap_create(const char *options, struct error *err);

@@ -7,7 +7,7 @@
  *
  * What the guest leaves to us: checksums, which are computed here before libslirp verifies them, and TCP segments of up to 64 KiB.
  * libslirp takes those whole: its own segments to the guest are of ordinary size, but it accepts any, since what the guest's segments
- * carry goes on as a stream.
+ * carry goes on as a stream. Fragments of IPv4 are put together before it sees them (net_fragment.c).
  *
  * The host's own services. As with other users of libslirp the router's address leads to the host's 127.0.0.1, unless loopback=off.
  * Ports that are forwarded to the guest are on 127.0.0.1 unless told otherwise.
@@ -41,6 +41,7 @@ struct net_user {
     Slirp *slirp;
     struct net_poll *poll; /* of this turn */
     struct user_timer timers[TIMERS_MAX];
+    struct net_fragments fragments;
 };
 
 struct forward {
@@ -204,7 +205,14 @@ static void user_send(struct net *net, struct net_packet *packet)
     if (packet->header.flags & NET_HEADER_NEEDS_CSUM &&
         !net_finish_checksum(&packet->header, packet->data, packet->size))
         return;
-    slirp_input(user->slirp, packet->data, (int)packet->size);
+    if (!net_is_fragment(packet->data, packet->size)) {
+        slirp_input(user->slirp, packet->data, (int)packet->size);
+        return;
+    }
+    struct net_packet *whole = net_reassemble(&user->fragments, packet->data, packet->size);
+    if (whole != NULL)
+        slirp_input(user->slirp, whole->data, (int)whole->size);
+    free(whole);
 }
 
 static void user_destroy(struct net *net)
@@ -212,6 +220,7 @@ static void user_destroy(struct net *net)
     struct net_user *user = container_of(net, struct net_user, net);
     if (user->slirp != NULL)
         slirp_cleanup(user->slirp);
+    net_fragments_clear(&user->fragments);
     net_fini(net);
     free(user);
 }

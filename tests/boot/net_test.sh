@@ -114,7 +114,7 @@ udhcpc -q -n -i eth0 >/dev/null 2>&1
 echo "CHECK address=\$(ifconfig eth0 | sed -n 's/.*inet addr:\([0-9.]*\).*/\1/p')"
 echo "CHECK router=\$(route -n | awk '\$1 == "0.0.0.0" { print \$2 }')"
 echo "CHECK server=\$(cat /etc/resolv.conf)"
-ping -c 2 -W 5 10.0.2.2 >/dev/null && echo "CHECK ping=yes"
+ping -c 2 -s 5000 -W 5 10.0.2.2 >/dev/null && echo "CHECK ping=yes"
 echo "CHECK data=\$(wget -q -O - http://10.0.2.2:$port/data | md5sum | cut -d' ' -f1)"
 echo "CHECK rng=\$(cat /sys/class/misc/hw_random/rng_current)"
 dd if=/dev/hwrng of=/tmp/a bs=1000 count=1 2>/dev/null; dd if=/dev/hwrng of=/tmp/b bs=1000 count=1 2>/dev/null
