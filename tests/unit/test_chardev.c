@@ -147,7 +147,7 @@ static void test_bad_specifications(void **state)
     static const struct {
         const char *spec, *message;
     } cases[] = {
-        {"stido", "'stido' is not one of stdio, null, file:PATH, unix:PATH, pty (did you mean 'stdio'?)"},
+        {"stido", "'stido' is not one of stdio, null, file:PATH, unix:PATH, tcp:HOST:PORT, pty (did you mean 'stdio'?)"},
         {"", "'' is not one of stdio, null, file:PATH, unix:PATH, pty"},
         {"file", "file needs a path: file:PATH"},
         {"unix:", "unix needs a path: unix:PATH"},
