@@ -17,8 +17,9 @@
 #   apt-{amd64,i386}/                  an archive of one package (hello), for the guest's apt
 #
 # No privilege is needed. As root mmdebstrap works in a chroot; as somebody else in a user namespace where that is
-# permitted (/etc/subuid, newuidmap), else by fakechroot, which takes about twice as long. Nothing is mounted: mke2fs fills the
-# file system, and GRUB is written where the BIOS and GRUB itself look for it (below).
+# permitted (/etc/subuid, newuidmap), else by fakechroot, which takes longer, and for debian-686 needs the 32-bit libraries of
+# fakechroot and fakeroot (packages libfakechroot:i386 and libfakeroot:i386, which `make setup` does not install). Nothing is
+# mounted: mke2fs fills the file system, and GRUB is written where the BIOS and GRUB itself look for it (below).
 #
 # What is there is kept while its recipe (the functions in this file that make it) is the same. Delete the folder for newer
 # packages.
@@ -134,6 +135,16 @@ disk_make()
     [ $sectors -lt 2047 ] || return 1
     dd if="$grub/boot.img" of="$image" bs=440 count=1 conv=notrunc status=none &&
         dd if="$image.core" of="$image" bs=512 seek=1 conv=notrunc status=none && rm -f "$image.core"
+}
+
+# Stops when this user cannot install 32-bit packages.
+i386_need()
+{
+    if [ "$(id -u)" != 0 ] && ! unshare --user --map-users=auto true 2>/dev/null &&
+        [ ! -e /usr/lib/i386-linux-gnu/fakechroot/libfakechroot.so ]; then
+        fail "debian-686: as this user it needs user namespaces (an entry in /etc/subuid), or, as root:" \
+            "apt-get install libfakechroot:i386 libfakeroot:i386"
+    fi
 }
 
 # debian_make NAME ARCHITECTURE KERNEL UUID
@@ -287,7 +298,7 @@ image_make()
     say "making $1"
     case $1 in
     debian-amd64) debian_make "$1" amd64 linux-image-amd64 6d1f6d57-1f0a-4d3c-8a3e-0b6b8f2d6401 ;;
-    debian-686) debian_make "$1" i386 linux-image-686 6d1f6d57-1f0a-4d3c-8a3e-0b6b8f2d0686 ;;
+    debian-686) i386_need && debian_make "$1" i386 linux-image-686 6d1f6d57-1f0a-4d3c-8a3e-0b6b8f2d0686 ;;
     grub) grub_make ;;
     memtest) memtest_make ;;
     installer-*) installer_make "${1#installer-}" ;;

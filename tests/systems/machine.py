@@ -61,17 +61,24 @@ def emulator_check(emulator):
 ESCAPES = re.compile(rb"\x1b(\[[0-?]*[ -/]*[@-~]|[()*+][A-Za-z0-9]|[78=>DEHMc]|\][^\x07\x1b]*(\x07|\x1b\\))")
 
 
+def interrupted(number, _):
+    """The test's own limit: an end like others, with what the machine said, and the machine ended."""
+    signal.signal(number, signal.SIG_IGN)  # once is enough
+    raise Failure(f"the test was ended by signal {number}")
+
+
 class Machine:
     """One machine that runs. All times are in seconds."""
 
     def __init__(self, emulator, memory=512, cpus=1, disk=None, disk_kind="ide", floppy=None, cdrom=None, kernel=None,
                  initrd=None, append=None, network=False, options=()):
+        signal.signal(signal.SIGTERM, interrupted)
         self.emulator = emulator
         self.directory = tempfile.mkdtemp(prefix="ring3-systems.")
         self.monitor_path = os.path.join(self.directory, "monitor")
         self.heard = b""   # all that came, without escapes
         self.matched = 0   # what lies before was matched by an expect()
-        self.raw = b""
+        self.pending = b"" # came, and is not in heard yet
         self.started = time.monotonic()
         self.lock = threading.Condition()
         self.ended = False
@@ -125,9 +132,14 @@ class Machine:
                 if not some:
                     self.ended = True
                 else:
-                    self.raw += some
-                    # An escape that is cut in two is looked at again with its other half.
-                    self.heard = ESCAPES.sub(b"", self.raw).replace(b"\r", b"")
+                    whole = self.pending + some
+                    # An escape that may be cut in two waits for its other half.
+                    cut = whole.rfind(b"\x1b", -40)
+                    if cut >= 0 and not ESCAPES.match(whole, cut):
+                        whole, self.pending = whole[:cut], whole[cut:]
+                    else:
+                        self.pending = b""
+                    self.heard += ESCAPES.sub(b"", whole).replace(b"\r", b"")
                 self.lock.notify_all()
             if not some:
                 return
