@@ -148,7 +148,7 @@ static void test_bad_specifications(void **state)
         const char *spec, *message;
     } cases[] = {
         {"stido", "'stido' is not one of stdio, null, file:PATH, unix:PATH, tcp:HOST:PORT, pty (did you mean 'stdio'?)"},
-        {"", "'' is not one of stdio, null, file:PATH, unix:PATH, pty"},
+        {"", "'' is not one of stdio, null, file:PATH, unix:PATH, tcp:HOST:PORT, pty"},
         {"file", "file needs a path: file:PATH"},
         {"unix:", "unix needs a path: unix:PATH"},
         {"null:x", "null takes nothing behind a colon"},
