@@ -242,6 +242,10 @@ for signal in INT TERM HUP QUIT; do
     # In the background bash ignores SIGINT and SIGQUIT for us; env puts them back.
     env --default-signal=INT,QUIT "$ring3" run --kernel halt --stat=json:stat.json < /dev/null > out 2> err &
     pid=$!
+    for ((n = 0; n < 200; n++)); do # until its processor's thread is there, which on a busy machine takes its time
+        [ "$(ls /proc/$pid/task 2> /dev/null | wc -l)" -ge 2 ] && break
+        sleep 0.1
+    done
     sleep 0.4
     kill -$signal $pid
     wait $pid 2> /dev/null
