@@ -5,7 +5,7 @@
 # random moment; then every acknowledged block must be on the image, of that round or of a later one, which had been begun. Each
 # run begins with an empty image. A failure is repeated with SEED, as far as the host's timing permits.
 set -u
-ring3=$1 engine=$2 program=$3 times=$4
+ring3=$(realpath "$1") engine=$2 program=$(realpath "$3") times=$4
 . "$(dirname "$0")/usable.sh"
 usable_or_skip "$ring3" "$engine"
 work=$(mktemp -d) || exit 99
