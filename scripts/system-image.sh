@@ -102,6 +102,7 @@ ln -sf /lib/systemd/system/systemd-networkd.service "$units/multi-user.target.wa
 ln -sf /lib/systemd/system/systemd-networkd.socket "$units/sockets.target.wants/"
 ln -sf /dev/null "$units/apt-daily.timer"
 ln -sf /dev/null "$units/apt-daily-upgrade.timer"
+rm -f "$1/etc/machine-id" # which only root could write to
 : >"$1/etc/machine-id"
 mkdir -p "$1/boot/grub"
 cat >"$1/boot/grub/grub.cfg" <<'CFG'
