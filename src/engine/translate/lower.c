@@ -517,8 +517,8 @@ bool lower_plain(struct lower *l)
 static bool is_back_edge(const struct lower *l)
 {
     uint64_t start = (l->rip & ~PAGE_OFFSET_MASK) | l->block->off;
-    return l->in.row != ROW_NONE && insn_rows[l->in.row].lowering == LOWER_BRANCH && l->in.op_kind[0] == OPERAND_IMM &&
-           (l->rip & ~PAGE_OFFSET_MASK) + l->in.imm == start;
+    return l->in.row != ROW_NONE && insn_rows[l->in.row].lowering == LOWER_BRANCH &&
+           l->in.op_kind[0] == OPERAND_IMM && (l->rip & ~PAGE_OFFSET_MASK) + l->in.imm == start;
 }
 
 static void lower_instruction(struct lower *l)
