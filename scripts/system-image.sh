@@ -180,6 +180,7 @@ debian_make()
     images=$images disk_mib=$disk_mib grub=$grub $as bash -c '
         '"$(declare -f disk_make grub_core fail)"'
         mkdir "$1/root" && tar -C "$1/root" -xf "$1/root.tar" --numeric-owner --exclude=./dev/* && rm -f "$1/root.tar" &&
+            find "$1/root" -type f ! -perm -400 -exec chmod u+r {} + && # mke2fs reads as who we are
             disk_make "$1/disk" "$1/root" "$2"' disk "$work" "$uuid" || fail "$name: no disk could be made"
     sed -n '/^Package: /{s///;h}; /^Version: /{s///;H;x;s/\n/ /;p}' "$work/root/var/lib/dpkg/status" >"$images/$name.packages"
     mv "$work/disk" "$images/$name.img"
