@@ -250,7 +250,9 @@ static void assert_state(const struct vcpu *a, const struct vcpu *b, const struc
     assert_memory_equal(a->dr, b->dr, sizeof a->dr);
     assert_memory_equal(&a->msr, &b->msr, sizeof a->msr);
     assert_memory_equal(a->fpu.ymm, b->fpu.ymm, sizeof a->fpu.ymm);
-    assert_memory_equal(a->fpu.x87, b->fpu.x87, 160);
+    /* Not FOP, FIP and FDP: AMD's processors without XSaveErPtr lose them when the host switches threads. */
+    assert_memory_equal(a->fpu.x87, b->fpu.x87, 6);
+    assert_memory_equal(a->fpu.x87 + 24, b->fpu.x87 + 24, 160 - 24);
     assert_int_equal(a->fpu.mxcsr, b->fpu.mxcsr);
     assert_int_equal(a->shadow, b->shadow);
     assert_int_equal(a->nmi_blocked, b->nmi_blocked);
