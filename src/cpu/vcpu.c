@@ -27,24 +27,6 @@
 #include "memory/memory.h"
 #include "mmu/access.h"
 
-/* The leak checker of the address sanitizer is to look for pointers in a processor's state, too, which malloc() knows
- * nothing of. */
-#if defined(__SANITIZE_ADDRESS__)
-#define CHECKS_LEAKS 1
-#elif defined(__has_feature)
-#if __has_feature(address_sanitizer)
-#define CHECKS_LEAKS 1
-#endif
-#endif
-#ifdef CHECKS_LEAKS
-#include <sanitizer/lsan_interface.h>
-#define leaks_look_in(p, size) __lsan_register_root_region(p, size)
-#define leaks_look_not_in(p, size) __lsan_unregister_root_region(p, size)
-#else
-#define leaks_look_in(p, size) ((void)0)
-#define leaks_look_not_in(p, size) ((void)0)
-#endif
-
 /* Engines put what their code reaches by a displacement from the state within 2 GiB of it. So address space is left free on both
  * sides, which much guest memory would otherwise take. */
 #define NEAR_ROOM (512 * MiB)
@@ -77,7 +59,6 @@ struct vcpu *vcpu_create(struct memory *memory, const struct cpu_model *model, u
         error_set(err, "no memory for processor %u: %zu bytes are needed", index, state_size());
         return NULL;
     }
-    leaks_look_in(v, state_size());
     v->memory = memory;
     v->model = model;
     v->index = index;
@@ -99,7 +80,6 @@ void vcpu_destroy(struct vcpu *v)
         return;
     memory_window_destroy(v->rmw.window);
     decoders_destroy(v);
-    leaks_look_not_in(v, state_size());
     munmap(v, state_size());
 }
 
