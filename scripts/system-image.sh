@@ -69,7 +69,10 @@ sources()
     # shellcheck disable=SC2016 # apt's variables
     lines=$(apt-get indextargets --format '$(ORIGIN) $(ARCHITECTURE) deb $(REPO_URI) $(CODENAME) main' 'Created-By: Packages' 2>/dev/null |
         sed -n "s/^Debian $1 \(deb [^ ]* $suite.*\)/\1/p" | sort -u)
-    [ -n "$lines" ] || lines="deb http://deb.debian.org/debian $suite main"
+    if [ -z "$lines" ]; then
+        echo "system-image: apt has no lists of Debian $suite for $1: run 'make setup' or 'apt-get update'" >&2
+        return 1
+    fi
     printf '%s\n' "$lines"
 }
 
@@ -160,7 +163,7 @@ i386_need()
 # debian_make NAME ARCHITECTURE KERNEL UUID
 debian_make()
 {
-    local name=$1 arch=$2 kernel=$3 uuid=$4 hooks work as=
+    local name=$1 arch=$2 kernel=$3 uuid=$4 archives hooks work as=
     work=$(mktemp -d "$images/tmp.XXXXXX") || exit 1
     say "$name: installing Debian packages by mmdebstrap"
     # In files: a namespace's root may not read where we do, but it reads what it is given.
@@ -168,7 +171,8 @@ debian_make()
     configure_first >"$work/first"
     configure | sed "s/HOSTNAME/$name/g; s/ROOT/$uuid/g" >"$work/then"
     chmod 755 "$work"
-    sources "$arch" | mmdebstrap --quiet --variant=minbase --architectures="$arch" \
+    archives=$(sources "$arch") || exit 1
+    printf '%s\n' "$archives" | mmdebstrap --quiet --variant=minbase --architectures="$arch" \
         --include="systemd-sysv,udev,kmod,$kernel,initramfs-tools,python3-minimal,gcc,libc6-dev,wget,iproute2,procps,ca-certificates" \
         --dpkgopt='path-exclude=/usr/share/man/*' --dpkgopt='path-exclude=/usr/share/locale/*' \
         --dpkgopt='path-exclude=/usr/share/doc/*' --aptopt='Acquire::Retries "3"' \
